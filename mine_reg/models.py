@@ -1,0 +1,123 @@
+"""The paper's networks: the statistic network T of MINE, AffineNet and DeformNet."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+SLOPE = 0.2  # of the leaky ReLU, in all networks
+
+
+class StatisticNet(nn.Module):
+    """T of eq. 3-4: two entrances, one for each image, whose feature maps are concatenated and reduced to one score.
+
+    All layers are 1x1x1 convolutions, written as linear layers over the channels of a list of voxels. With a receptive
+    field T could tell the texture of F from the noise of the shuffled F, and would measure that instead of alignment
+    (notebook 03 shows it). There is no normalisation: it would tie the joint and the shuffled batch together.
+    """
+
+    def __init__(self, width: int = 32):
+        super().__init__()
+        self.entrance_moving = nn.Linear(1, width)
+        self.entrance_fixed = nn.Linear(1, width)
+        self.joint = nn.Sequential(
+            nn.LeakyReLU(SLOPE), nn.Linear(2 * width, width), nn.LeakyReLU(SLOPE), nn.Linear(width, width),
+            nn.LeakyReLU(SLOPE), nn.Linear(width, 1),
+        )
+
+    def forward(self, moving: Tensor, fixed: Tensor) -> Tensor:
+        """Scores (B, N) of voxel intensities ``moving`` and ``fixed``, both (B, N)."""
+        features = torch.cat([self.entrance_moving(moving[..., None]), self.entrance_fixed(fixed[..., None])], dim=-1)
+        return self.joint(features)[..., 0]
+
+
+def convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+    """3x3x3 convolution, instance normalisation (section 2.4 of the paper), leaky ReLU."""
+    return nn.Sequential(
+        nn.Conv3d(inputs, outputs, 3, stride=stride, padding=1), nn.InstanceNorm3d(outputs, affine=True),
+        nn.LeakyReLU(SLOPE),
+    )
+
+
+class AffineNet(nn.Module):
+    """The spatial transformer of section 2.2: concat(F, M) -> convolutions -> global pooling -> affine parameters phi_A.
+
+    channels : width of each stride-2 convolution
+    largest_size : longer axes are averaged down to this before the first convolution; an affine map needs no more
+
+    The pooling keeps position: besides the mean of each feature map it takes the means of feature times coordinate
+    (first moments). Plain averaging after instance normalisation throws away *where* things are, which is all that an affine
+    registration has to know. Fully convolutional up to the pooling, so any image size works.
+    """
+
+    def __init__(self, channels: Sequence[int] = (16, 32, 64, 96), largest_size: int = 96):
+        super().__init__()
+        self.largest_size = largest_size
+        widths = [2, *channels]
+        self.features = nn.Sequential(*(convolution(a, b, stride=2) for a, b in zip(widths, widths[1:], strict=False)))
+        self.parameters_head = nn.Linear(4 * channels[-1], 12)
+        nn.init.zeros_(self.parameters_head.weight)  # starts at the identity
+        nn.init.zeros_(self.parameters_head.bias)
+
+    def forward(self, fixed: Tensor, moving: Tensor) -> Tensor:
+        """theta (B, 3, 4) in affine_grid coordinates for images (B, 1, D, H, W)."""
+        images = torch.cat([fixed, moving], dim=1)
+        working = [min(n, self.largest_size) for n in images.shape[2:]]
+        if working != list(images.shape[2:]):
+            images = F.interpolate(images, size=working, mode="area")
+        maps = self.features(images)
+        phi = self.parameters_head(self._pool(maps))
+        # 0.1: with Adam a step changes phi by about the learning rate, and 0.1 x 1e-3 of the half width is a fine step
+        identity = torch.eye(3, 4, dtype=phi.dtype, device=phi.device)
+        return identity + 0.1 * phi.view(-1, 3, 4)
+
+    @staticmethod
+    def _pool(maps: Tensor) -> Tensor:
+        pooled = [maps.mean(dim=(2, 3, 4))]
+        for axis in (2, 3, 4):
+            n = maps.shape[axis]
+            coordinate = torch.linspace(-1, 1, n, dtype=maps.dtype, device=maps.device) if n > 1 else maps.new_zeros(1)
+            pooled.append((maps.mean(dim=[a for a in (2, 3, 4) if a != axis]) * coordinate).mean(dim=-1))
+        return torch.cat(pooled, dim=1)
+
+
+class DeformNet(nn.Module):
+    """The U-net variant of section 2.2: F and M(phi_A) -> encoder, decoder, skip connections -> displacement field phi_D.
+
+    channels : width at each level, finest first; each level has half the resolution of the one before
+    first_stride : 2 predicts the field at half resolution (to be upsampled linearly), 1 at full resolution
+    """
+
+    def __init__(self, channels: Sequence[int] = (16, 32, 32, 32), first_stride: int = 2):
+        super().__init__()
+        widths = [2, *channels]
+        self.encoder = nn.ModuleList(
+            convolution(a, b, stride=first_stride if level == 0 else 2)
+            for level, (a, b) in enumerate(zip(widths, widths[1:], strict=False))
+        )
+        self.decoder = nn.ModuleList(
+            convolution(below + skip, skip)
+            for skip, below in zip(reversed(channels[:-1]), reversed(channels[1:]), strict=True)
+        )
+        self.bottom = convolution(channels[-1], channels[-1])
+        self.field = nn.Conv3d(channels[0], 3, 3, padding=1)
+        nn.init.normal_(self.field.weight, std=1e-5)  # starts at the identity, but not with a zero gradient below
+        nn.init.zeros_(self.field.bias)
+
+    def forward(self, fixed: Tensor, moved: Tensor) -> Tensor:
+        """DVF (B, 3, d, h, w) in voxels of the images' grid; d = ceil(D / first_stride) and so on.
+
+        fixed, moved : (B, 1, D, H, W); moved is M(phi_A). Axes need not be divisible by anything.
+        """
+        maps = torch.cat([fixed, moved], dim=1)
+        skips = []
+        for block in self.encoder:
+            maps = block(maps)
+            skips.append(maps)
+        maps = self.bottom(skips.pop())
+        for block in self.decoder:
+            skip = skips.pop()
+            maps = F.interpolate(maps, size=skip.shape[2:], mode="trilinear", align_corners=True)
+            maps = block(torch.cat([maps, skip], dim=1))
+        return self.field(maps)

@@ -1,0 +1,107 @@
+"""Stateless geometry on tensors: a transform is a function on voxel coordinates, an image is sampled once at the end.
+
+Points are ``(B, N, 3)`` in voxels of the fixed grid, order z, y, x; volumes are ``(B, C, D, H, W)``. Every transform maps fixed
+points to moving points. ``align_corners=True`` throughout: voxel centres, first and last included, span [-1, 1].
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def grid_points(size: Sequence[int], device: torch.device | str | None = None) -> Tensor:
+    """Coordinates of all voxels of a grid of ``size`` (D, H, W), as ``(1, D*H*W, 3)`` float32 in C order."""
+    axes = [torch.arange(n, dtype=torch.float32, device=device) for n in size]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).reshape(1, -1, 3)
+
+
+def _half_extent(size: Sequence[int], like: Tensor) -> Tensor:
+    # max(..., 1): a grid one voxel thick has only the coordinate 0, which then maps to -1 and back
+    return torch.tensor([max(n - 1, 1) / 2 for n in size], dtype=like.dtype, device=like.device)
+
+
+def sample_at(volume: Tensor, points: Tensor, size: Sequence[int] | None = None, mode: str = "bilinear",
+              padding: str = "zeros") -> Tensor:
+    """Values of ``volume`` (B, C, d, h, w) at ``points`` (B, N, 3), as (B, N, C).
+
+    size : grid in whose voxels the points are given; by default the volume's own. A field predicted at half
+        resolution is sampled with the size of the full grid, which equals upsampling it first (linear, align_corners).
+    mode : ``"bilinear"`` (trilinear for volumes) or ``"nearest"``
+    padding : ``"zeros"`` (air, outside an image) or ``"border"`` (constant continuation, for fields)
+    """
+    size = volume.shape[2:] if size is None else size
+    grid = (points / _half_extent(size, points) - 1).flip(-1)[:, :, None, None]
+    values = F.grid_sample(volume, grid, mode=mode, padding_mode=padding, align_corners=True)
+    return values[..., 0, 0].transpose(1, 2)
+
+
+def affine_points(theta: Tensor, points: Tensor, size: Sequence[int]) -> Tensor:
+    """Points (B, N, 3) after the affine map ``theta`` (B, 3, 4), which acts on normalised x, y, z as in ``affine_grid``."""
+    half = _half_extent(size, points)
+    normalised = (points / half - 1).flip(-1)
+    mapped = normalised @ theta[:, :, :3].transpose(1, 2) + theta[:, None, :, 3]
+    return (mapped.flip(-1) + 1) * half
+
+
+def transform_points(points: Tensor, size: Sequence[int], theta: Tensor | None = None, dvf: Tensor | None = None) -> Tensor:
+    """The registration's map x -> A(x + u(x)) on points (B, N, 3) of a grid of ``size``.
+
+    theta : (B, 3, 4) or None for the identity
+    dvf : (B, 3, d, h, w) in voxels of the grid of ``size``, at that resolution or a coarser one; None for zero
+    """
+    if dvf is not None:
+        points = points + sample_at(dvf, points, size, padding="border")
+    return points if theta is None else affine_points(theta, points, size)
+
+
+def total_displacement(theta: Tensor | None, dvf: Tensor | None, size: Sequence[int]) -> Tensor:
+    """Displacement (B, 3, D, H, W) in voxels of x -> A(x + u(x)) at every voxel of a grid of ``size``."""
+    source = theta if theta is not None else dvf
+    points = grid_points(size, source.device)
+    moved = transform_points(points.expand(len(source), -1, -1), size, theta, dvf)
+    return (moved - points).transpose(1, 2).reshape(len(source), 3, *size)
+
+
+def warp(image: Tensor, displacement: Tensor, mode: str = "bilinear") -> Tensor:
+    """``image`` (B, C, D, H, W) resampled at x + displacement(x); outside the image is 0 (air).
+
+    displacement : (B, 3, D, H, W) in voxels. Raises ValueError when grids differ.
+    """
+    if image.shape[2:] != displacement.shape[2:] or displacement.shape[1] != 3:
+        raise ValueError(f"image {tuple(image.shape)} and displacement {tuple(displacement.shape)} are not on one 3D grid")
+    size = image.shape[2:]
+    points = grid_points(size, image.device) + displacement.flatten(2).transpose(1, 2)
+    return sample_at(image, points, mode=mode).transpose(1, 2).reshape(image.shape[0], image.shape[1], *size)
+
+
+def upsample(dvf: Tensor, size: Sequence[int]) -> Tensor:
+    """A field (B, 3, d, h, w), already in voxels of the grid of ``size``, at every voxel of that grid (linear)."""
+    if dvf.shape[2:] == torch.Size(size):
+        return dvf
+    return F.interpolate(dvf, size=tuple(size), mode="trilinear", align_corners=True)
+
+
+def gradients(dvf: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+    """Forward differences of a field along z, y, x, per voxel of the grid of ``size``: three (B, 3, ...) tensors.
+
+    A field stored at a coarser resolution than ``size`` has samples (n-1)/(m-1) voxels apart; the differences are divided by that.
+    """
+    steps = [(n - 1) / (m - 1) if m > 1 else 1.0 for n, m in zip(size, dvf.shape[2:], strict=True)]
+    return tuple(torch.diff(dvf, dim=axis + 2) / step for axis, step in enumerate(steps))
+
+
+def jacobian_determinant(displacement: Tensor) -> Tensor:
+    """Determinant of the Jacobian of x -> x + displacement(x), (B, D-2, H-2, W-2), by central differences in the interior.
+
+    Computed on index axes, so the direction cosines of an image cannot enter.
+    """
+    centre = slice(1, -1)
+    rows = []
+    for axis in range(3):
+        before, after = [centre] * 3, [centre] * 3
+        before[axis], after[axis] = slice(None, -2), slice(2, None)
+        rows.append((displacement[:, :, *after] - displacement[:, :, *before]) / 2)
+    jacobian = torch.stack(rows, dim=-1).movedim(1, -2)  # (B, D, H, W, component, axis)
+    return torch.linalg.det(jacobian + torch.eye(3, dtype=jacobian.dtype, device=jacobian.device))

@@ -1,0 +1,308 @@
+"""Training of AffineNet and DeformNet with Lightning: the loss of eq. 5 and 7, augmentation, restart, best validation model."""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import lightning as L
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from dvclive.lightning import DVCLiveLogger
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from tqdm import tqdm
+
+from mine_reg.losses import mine, mine_loss, soft_dice, total_variation
+from mine_reg.models import AffineNet, DeformNet, StatisticNet
+from mine_reg.preprocess import load_pair, read_pairs
+from mine_reg.spatial import grid_points, sample_at, total_displacement, transform_points, warp
+
+# ------------------------------------------------------------------------------------------------------- data
+
+
+class PairDataset(Dataset):
+    """Preprocessed pairs of one split as dictionaries of tensors ``(C, D, H, W)``; kept in memory when asked to.
+
+    Masks of a pair without masks, and points of a pair without points, are left out.
+    """
+
+    def __init__(self, folder: Path, split: str, in_memory: bool):
+        self.folder, self.rows = folder, read_pairs(folder, split)["pair_id"].tolist()
+        self.kept = [self._load(pair_id) for pair_id in self.rows] if in_memory else None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict:
+        return self.kept[index] if self.kept else self._load(self.rows[index])
+
+    def _load(self, pair_id: str) -> dict:
+        pair = load_pair(self.folder, pair_id)
+        names = ("pair_id", "fixed", "moving", "fixed_mask", "moving_mask", "fixed_points", "moving_points", "spacing_mm")
+        values = {name: getattr(pair, name) for name in names}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+def shift_and_flip(volume: Tensor, shift: list[int], flips: list[int]) -> Tensor:
+    """Augmentation of section 2.4 for (B, C, D, H, W): pad with air on one side, crop on the other, flip axes."""
+    # negative padding crops, so one call shifts by padding and cropping
+    padding = [amount for step in reversed(shift) for amount in (step, -step)]
+    return F.pad(volume, padding).flip([axis + 2 for axis in flips])
+
+
+def augment(batch: dict, shift_voxels: int, flip_axes: list[int]) -> dict:
+    """One random shift and flip for all volumes of a training batch, so that a pair stays a pair."""
+    shift = torch.randint(-shift_voxels, shift_voxels + 1, (3,)).tolist()
+    flips = [axis for axis in flip_axes if torch.rand(()) < 0.5]
+    return {name: shift_and_flip(value, shift, flips) if torch.is_tensor(value) and value.dim() == 5 else value
+            for name, value in batch.items()}
+
+
+def random_affine(count: int, degrees: float, translation: float, scale: float, device: torch.device) -> Tensor:
+    """Random affine maps (count, 3, 4) in normalised coordinates: rotations up to ``degrees`` about each axis, shifts up to
+    ``translation`` of the half width, scaling by up to 1 +- ``scale`` along each axis."""
+
+    def uniform(limit: float) -> Tensor:
+        return (torch.rand(count, 3, device=device) * 2 - 1) * limit
+
+    angles = uniform(torch.pi * degrees / 180)
+    generator = torch.zeros(count, 3, 3, device=device)
+    for (i, j), angle in zip(((1, 2), (2, 0), (0, 1)), angles.unbind(1), strict=True):
+        generator[:, i, j], generator[:, j, i] = -angle, angle
+    matrix = torch.linalg.matrix_exp(generator) * (1 + uniform(scale))[:, None]
+    return torch.cat([matrix, uniform(translation)[:, :, None]], dim=2)
+
+
+def compose_affine(outer: Tensor, inner: Tensor) -> Tensor:
+    """The map x -> outer(inner(x)) of two affine maps (B, 3, 4)."""
+    matrix = outer[:, :, :3]
+    return torch.cat([matrix @ inner[:, :, :3], matrix @ inner[:, :, 3:] + outer[:, :, 3:]], dim=2)
+
+
+# ---------------------------------------------------------------------------------------------------- training
+
+
+class RegistrationTraining(L.LightningModule):
+    """What AffineNet and DeformNet share: MINE and Dice at random voxels, one Adam for network and T, validation by lung Dice.
+
+    cfg : the section ``affinenet`` or ``deformnet`` of params.yaml, with ``loss`` one of ``miregnet`` (eq. 5) and
+        ``midiceregnet`` (eq. 7)
+    """
+
+    def __init__(self, network: torch.nn.Module, cfg: SimpleNamespace):
+        super().__init__()
+        self.network, self.cfg = network, cfg
+        self.statistic = StatisticNet(cfg.statistic_width)
+        self.skipped = 0
+
+    def register(self, fixed: Tensor, moving: Tensor) -> tuple[Tensor, Tensor | None]:
+        """theta and DVF (or None) for images (B, 1, D, H, W)."""
+        raise NotImplementedError
+
+    def training_step(self, batch: dict, _index: int) -> Tensor:
+        batch = augment(batch, self.cfg.shift_voxels, self.cfg.flip_axes)
+        theta, dvf = self.register_training(batch)
+        information, dice = self.similarity(batch, theta, dvf, self.cfg.samples)
+        loss = self.cfg.lambda_mine * mine_loss(information, self.cfg.centring)
+        log = {"mine": information.estimate.mean(), "log_partition": information.log_partition.mean()}
+        if dice is not None:
+            log["dice"] = dice
+        if self.cfg.loss == "midiceregnet":
+            loss = loss - self.cfg.lambda_dice * dice
+        if dvf is not None:
+            log["tv"] = total_variation(dvf, batch["fixed"].shape[2:])
+            loss = loss + self.cfg.mu * log["tv"]
+        log["loss"] = loss
+        self.log_dict({f"train_{name}": value.detach() for name, value in log.items()}, on_step=False, on_epoch=True,
+                      batch_size=len(batch["fixed"]))
+        return loss
+
+    def register_training(self, batch: dict) -> tuple[Tensor, Tensor | None]:
+        return self.register(batch["fixed"], batch["moving"])
+
+    def similarity(self, batch: dict, theta: Tensor, dvf: Tensor | None, samples: int):
+        """MINE (eq. 4) and, with masks, soft Dice (eq. 6) at ``samples`` random voxels of the whole fixed grid.
+
+        The moving image is sampled at those voxels only, once, through the composed map. The region never depends on the
+        transform, which could otherwise raise the estimate by choosing what to look at.
+        """
+        fixed = batch["fixed"]
+        size = fixed.shape[2:]
+        chosen = torch.randperm(size.numel(), device=fixed.device)[:samples]
+        points = grid_points(size, fixed.device)[:, chosen].expand(len(fixed), -1, -1)
+        masks = ["moving_mask"] if "moving_mask" in batch and "fixed_mask" in batch else []
+        volumes = torch.cat([batch[name] for name in ["moving", *masks]], dim=1)
+        moved = sample_at(volumes, transform_points(points, size, theta, dvf), size)
+        information = mine(self.statistic, moved[..., 0], fixed.flatten(1)[:, chosen])
+        return information, soft_dice(moved[..., 1], batch["fixed_mask"].flatten(1)[:, chosen]) if masks else None
+
+    def validation_step(self, batch: dict, _index: int) -> None:
+        size = batch["fixed"].shape[2:]
+        theta, dvf = self.register(batch["fixed"], batch["moving"])
+        log = {"mine": self.similarity(batch, theta, dvf, size.numel())[0].estimate.mean()}
+        if "moving_mask" in batch and "fixed_mask" in batch:
+            moved_mask = warp(batch["moving_mask"], total_displacement(theta, dvf, size), mode="nearest")
+            log["dsc"] = soft_dice(moved_mask.flatten(1), batch["fixed_mask"].flatten(1))
+        if "moving_points" in batch and "fixed_points" in batch:
+            error = transform_points(batch["fixed_points"], size, theta, dvf) - batch["moving_points"]
+            spacing = torch.stack([torch.as_tensor(s, device=error.device) for s in batch["spacing_mm"]], dim=-1)
+            log["tre_mm"] = (error * spacing).norm(dim=-1).mean()
+        self.log_dict({f"val_{name}": value for name, value in log.items()}, batch_size=len(batch["fixed"]),
+                      sync_dist=True)
+
+    def configure_optimizers(self) -> dict:
+        optimiser = torch.optim.Adam(
+            [{"params": self.network.parameters(), "lr": self.cfg.learning_rate},
+             {"params": self.statistic.parameters(), "lr": self.cfg.statistic_learning_rate}],
+            weight_decay=self.cfg.weight_decay,
+        )
+        warmup = torch.optim.lr_scheduler.LinearLR(optimiser, 0.01, total_iters=self.cfg.warmup_steps)
+        decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(1, self.cfg.steps - self.cfg.warmup_steps))
+        schedule = torch.optim.lr_scheduler.SequentialLR(optimiser, [warmup, decay], [self.cfg.warmup_steps])
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_train_epoch_start(self) -> None:
+        # random numbers depend on seed and epoch alone, so a resumed run draws what an uninterrupted one would
+        torch.manual_seed(self.cfg.seed * 100_003 + self.current_epoch)
+
+    def on_before_optimizer_step(self, _optimiser: torch.optim.Optimizer) -> None:
+        gradients = [p.grad for p in self.parameters() if p.grad is not None]
+        if not all(torch.isfinite(g).all() for g in gradients):
+            for parameter in self.parameters():
+                parameter.grad = None  # Adam passes over parameters without a gradient
+            self.skipped += 1
+
+
+class AffineTraining(RegistrationTraining):
+    """Trains AffineNet; the moving image may be given a random affine map to widen the capture range (our addition)."""
+
+    def __init__(self, cfg: SimpleNamespace):
+        super().__init__(AffineNet(cfg.channels), cfg)
+
+    def register(self, fixed: Tensor, moving: Tensor) -> tuple[Tensor, None]:
+        return self.network(fixed, moving), None
+
+    def register_training(self, batch: dict) -> tuple[Tensor, None]:
+        limits = self.cfg.random_affine
+        given = random_affine(len(batch["fixed"]), limits["degrees"], limits["translation"], limits["scale"],
+                              batch["fixed"].device)
+        shown = warp(batch["moving"], total_displacement(given, None, batch["fixed"].shape[2:]))
+        # M'(A x) = M(given(A x)): the original moving image is still sampled only once for the loss
+        return compose_affine(given, self.network(batch["fixed"], shown)), None
+
+
+class DeformTraining(RegistrationTraining):
+    """Trains DeformNet on F and M(phi_A), with phi_A from a trained AffineNet that stays as it is (section 2.4)."""
+
+    def __init__(self, cfg: SimpleNamespace, affinenet: AffineNet):
+        super().__init__(DeformNet(cfg.channels, cfg.first_stride), cfg)
+        self.affinenet = affinenet.eval().requires_grad_(False)
+
+    def register(self, fixed: Tensor, moving: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.no_grad():
+            theta = self.affinenet(fixed, moving)
+            affine_moved = warp(moving, total_displacement(theta, None, fixed.shape[2:]))
+        return theta, self.network(fixed, affine_moved)
+
+
+class Progress(Callback):
+    """One plain bar over all steps and a line for each validation, readable in a terminal, a notebook and a log."""
+
+    def on_train_start(self, trainer: L.Trainer, _module: L.LightningModule) -> None:
+        self.bar = tqdm(total=trainer.max_steps, initial=trainer.global_step, desc="training", unit="step", mininterval=5)
+
+    def on_train_batch_end(self, _trainer: L.Trainer, *_args) -> None:
+        self.bar.update()
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, _module: L.LightningModule) -> None:
+        metrics = "  ".join(f"{name} {float(value):.4f}" for name, value in trainer.callback_metrics.items())
+        tqdm.write(f"step {trainer.global_step:5d}  {metrics}")
+
+    def on_train_end(self, _trainer: L.Trainer, _module: L.LightningModule) -> None:
+        self.bar.close()
+
+
+def fit(module: RegistrationTraining, pairs: Path, out: Path, work: Path) -> dict:
+    """Train ``module`` on the preprocessed ``pairs`` and leave the best validation model in ``out``.
+
+    out : receives ``weights.safetensors``, ``settings.json`` and ``curves/`` (DVCLive)
+    work : checkpoints live here until the training is complete; an interrupted run with the same settings and data
+        goes on from the last one, and draws the same random numbers as an uninterrupted run
+
+    Returns the validation metrics of the restored model. Raises ValueError when a split is empty or masks are missing.
+    """
+    cfg = module.cfg
+    loaders = {}
+    for split in ("train", "validation"):
+        data = PairDataset(pairs, split, cfg.in_memory)
+        if not len(data):
+            raise ValueError(f"{pairs / 'pairs.csv'} has no pair in split {split!r}; give it at least one")
+        if not {"fixed_mask", "moving_mask"} <= set(data[0]) and (split == "validation" or cfg.loss == "midiceregnet"):
+            raise ValueError(f"pair {data[0]['pair_id']} of split {split!r} has no masks; {cfg.loss} needs them there")
+        training = split == "train"
+        loaders[split] = DataLoader(
+            data, cfg.batch_size if training else 1, num_workers=cfg.loader_workers, persistent_workers=cfg.loader_workers > 0,
+            sampler=DistributedSampler(data, num_replicas=1, rank=0, shuffle=training, seed=cfg.seed),
+        )
+
+    work = work / _fingerprint(cfg, pairs)
+    last = work / "last.ckpt"
+    if not last.exists():
+        shutil.rmtree(work, ignore_errors=True)
+    checkpoint = ModelCheckpoint(work, filename="best", monitor="val_dsc", mode="max", save_last=True,
+                                 enable_version_counter=False)
+    logger = DVCLiveLogger(dir=str(work / "curves"), save_dvc_exp=False, dvcyaml=None, report=None, resume=last.exists())
+    trainer = L.Trainer(
+        max_steps=cfg.steps, max_epochs=-1, accelerator=cfg.accelerator, devices=1, precision=cfg.precision,
+        gradient_clip_val=cfg.gradient_clip, check_val_every_n_epoch=cfg.validate_every, num_sanity_val_steps=0,
+        callbacks=[checkpoint, Progress()], logger=logger, enable_progress_bar=False, enable_model_summary=False,
+        log_every_n_steps=1, default_root_dir=work,
+    )
+    if last.exists():
+        _drop_rows_after(work / "curves", torch.load(last, weights_only=False)["global_step"])
+    trainer.fit(module, loaders["train"], loaders["validation"], ckpt_path=last if last.exists() else None)
+    module.load_state_dict(torch.load(checkpoint.best_model_path, weights_only=False)["state_dict"])
+
+    out.mkdir(parents=True, exist_ok=True)
+    save_file(module.network.state_dict(), out / "weights.safetensors")
+    (out / "settings.json").write_text(json.dumps(vars(cfg), indent=2) + "\n")
+    shutil.copytree(work / "curves", out / "curves", dirs_exist_ok=True)
+    result = {"val_dsc": float(checkpoint.best_model_score), "skipped_steps": module.skipped}
+    shutil.rmtree(work)
+    return result
+
+
+def _fingerprint(cfg: SimpleNamespace, pairs: Path) -> str:
+    text = json.dumps(vars(cfg), sort_keys=True) + (pairs / "pairs.csv").read_text()
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _drop_rows_after(curves: Path, step: int) -> None:
+    """Rows written between the last checkpoint and the interruption will be written again."""
+    for path in curves.rglob("*.tsv"):
+        table = pd.read_csv(path, sep="\t")
+        table[table["step"] <= step].to_csv(path, sep="\t", index=False)
+
+
+def load_affinenet(folder: Path) -> AffineNet:
+    """The trained AffineNet in ``folder``, ready for inference."""
+    return _load(folder, lambda s: AffineNet(s["channels"]))
+
+
+def load_deformnet(folder: Path) -> DeformNet:
+    """The trained DeformNet in ``folder``, ready for inference."""
+    return _load(folder, lambda s: DeformNet(s["channels"], s["first_stride"]))
+
+
+def _load(folder: Path, build) -> torch.nn.Module:
+    settings = Path(folder) / "settings.json"
+    if not settings.is_file():
+        raise FileNotFoundError(f"{folder} holds no trained network (settings.json is missing); train it first")
+    network = build(json.loads(settings.read_text()))
+    network.load_state_dict(load_file(settings.with_name("weights.safetensors")))
+    return network.eval()
