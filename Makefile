@@ -1,0 +1,58 @@
+# `make help` lists what there is. Everything runs in a local .venv made from requirements.lock.
+PYTHON ?= python3
+VENV := .venv
+READY := $(VENV)/.made-from-lock
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help repro test lab smoke verify lock clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' Makefile
+
+# In a fresh clone results/ and dvc.lock are there but data/ is not. Plain `dvc repro` would then skip every stage whose
+# inputs come out the same as in dvc.lock, and show the committed results instead of computing them; so the first run is
+# forced. Later runs (also after an interruption) do only what is needed.
+repro: $(READY) ## run the study: Table 1, the figures and the executed notebooks in results/
+	@if [ -d data/raw ]; then dvc repro; else dvc repro --force; fi
+	@echo; cat results/table1.md
+
+test: $(READY) ## run every test, among them the whole study in the smoke profile
+	python -m pytest
+
+smoke: $(READY) ## run the whole study in the smoke profile, in a temporary copy, and check its outputs
+	python -m pytest -s -m pipeline
+
+lab: $(READY) ## open the notebooks in JupyterLab; what they write by hand goes to scratch/
+	jupyter lab --notebook-dir=$(CURDIR) --LabApp.default_url=/lab/tree/notebooks
+
+verify: $(READY) ## compare results/metrics.csv with the committed one
+	@python -m mine_reg.verify
+
+clean: ## remove what git does not keep: data/, scratch/, .build/ and DVC's cache (not .venv)
+	rm -rf data scratch .build .dvc/cache .dvc/tmp
+
+$(READY): requirements.lock pyproject.toml
+	@test -x $(VENV)/bin/pip || $(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
+	  || { echo "This study needs Python 3.11, 3.12 or 3.13 and $(PYTHON) is not; name one, e.g. make PYTHON=python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
+	@test -x $(VENV)/bin/pip || $(PYTHON) -m venv $(VENV)
+	@echo "Installing the packages of requirements.lock into $(VENV) (takes minutes the first time) ..."
+	@$(VENV)/bin/python -m pip install --quiet -r requirements.lock
+	@$(VENV)/bin/python -m pip install --quiet --no-deps --editable .
+	@touch $@
+
+# The newest versions that pyproject.toml allows, from a throw-away environment: no local version suffixes (+cpu), none of
+# the CUDA packages that a torch build asks for by itself (nvidia-ml-py is DVCLive's), and macOS's own one with a marker.
+lock: ## write requirements.lock and the pip section of environment.yml anew from pyproject.toml
+	rm -rf .build/lock && $(PYTHON) -m venv .build/lock
+	.build/lock/bin/python -m pip install --quiet '.[test]'
+	{ echo '# Exact versions of everything the study runs with: the single source, also of environment.yml.'; \
+	  echo '# Written by `make lock` from the requirements in pyproject.toml; do not edit by hand.'; \
+	  { .build/lock/bin/python -m pip freeze --exclude mine_reg \
+	      | sed -E -e 's/\+[^ ;]+//' -e '/^nvidia-ml-py=/b' -e '/^(nvidia-|cuda-|triton|appnope)/d'; \
+	    echo 'appnope==0.1.4; sys_platform == "darwin"'; } | LC_ALL=C sort -f; } > requirements.lock.new
+	mv requirements.lock.new requirements.lock
+	{ sed '/^  - pip:/q' environment.yml; sed -E -e '/^#/d' -e "s/.*/      - '&'/" requirements.lock; echo "      - '-e .'"; } > environment.yml.new
+	mv environment.yml.new environment.yml
+	rm -rf .build/lock
