@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mine_reg.spatial import total_displacement, upsample, warp
-from mine_reg.training import load_affinenet, load_deformnet
+from mine_reg.weights import load_affinenet, load_deformnet
 
 
 class Registration(nn.Module):

@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from dvclive.lightning import DVCLiveLogger
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from tqdm import tqdm
@@ -21,6 +20,7 @@ from mine_reg.losses import mine, mine_loss, soft_dice, total_variation
 from mine_reg.models import AffineNet, DeformNet, StatisticNet
 from mine_reg.preprocess import load_pair, read_pairs
 from mine_reg.spatial import grid_points, sample_at, total_displacement, transform_points, warp
+from mine_reg.weights import save_network
 
 # ------------------------------------------------------------------------------------------------------- data
 
@@ -269,8 +269,7 @@ def fit(module: RegistrationTraining, pairs: Path, out: Path, work: Path) -> dic
     module.load_state_dict(torch.load(checkpoint.best_model_path, weights_only=False)["state_dict"])
 
     out.mkdir(parents=True, exist_ok=True)
-    save_file(module.network.state_dict(), out / "weights.safetensors")
-    (out / "settings.json").write_text(json.dumps(vars(cfg), indent=2) + "\n")
+    save_network(module.network, vars(cfg), out)
     shutil.copytree(work / "curves", out / "curves", dirs_exist_ok=True)
     result = {"val_dsc": float(checkpoint.best_model_score), "skipped_steps": module.skipped}
     shutil.rmtree(work)
@@ -287,22 +286,3 @@ def _drop_rows_after(curves: Path, step: int) -> None:
     for path in curves.rglob("*.tsv"):
         table = pd.read_csv(path, sep="\t")
         table[table["step"] <= step].to_csv(path, sep="\t", index=False)
-
-
-def load_affinenet(folder: Path) -> AffineNet:
-    """The trained AffineNet in ``folder``, ready for inference."""
-    return _load(folder, lambda s: AffineNet(s["channels"]))
-
-
-def load_deformnet(folder: Path) -> DeformNet:
-    """The trained DeformNet in ``folder``, ready for inference."""
-    return _load(folder, lambda s: DeformNet(s["channels"], s["first_stride"]))
-
-
-def _load(folder: Path, build) -> torch.nn.Module:
-    settings = Path(folder) / "settings.json"
-    if not settings.is_file():
-        raise FileNotFoundError(f"{folder} holds no trained network (settings.json is missing); train it first")
-    network = build(json.loads(settings.read_text()))
-    network.load_state_dict(load_file(settings.with_name("weights.safetensors")))
-    return network.eval()

@@ -1,0 +1,40 @@
+"""Trained networks on disk: ``weights.safetensors`` and the ``settings.json`` they were trained with."""
+
+import json
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from mine_reg.models import AffineNet, DeformNet
+
+
+def save_network(network: nn.Module, settings: dict, folder: Path) -> None:
+    """Write a network and its settings to ``folder``, which is made if needed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(network.state_dict(), folder / "weights.safetensors")
+    (folder / "settings.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+
+def load_affinenet(folder: Path) -> AffineNet:
+    """The AffineNet in ``folder``, ready for inference. Raises FileNotFoundError when there is none."""
+    settings = _settings(folder)
+    return _restore(AffineNet(settings["channels"]), folder)
+
+
+def load_deformnet(folder: Path) -> DeformNet:
+    """The DeformNet in ``folder``, ready for inference. Raises FileNotFoundError when there is none."""
+    settings = _settings(folder)
+    return _restore(DeformNet(settings["channels"], settings["first_stride"]), folder)
+
+
+def _settings(folder: Path) -> dict:
+    path = Path(folder) / "settings.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} holds no trained network (settings.json is missing); train it first")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _restore(network: nn.Module, folder: Path) -> nn.Module:
+    network.load_state_dict(load_file(Path(folder) / "weights.safetensors"))
+    return network.eval()
