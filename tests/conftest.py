@@ -1,0 +1,66 @@
+"""What several tests share: the repository's folder, and a copy of the study in which DVC may run."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+class StudyCopy:
+    """The study as it lies in the working tree, without its results and state, outside git.
+
+    folder : where the copy lies
+    params : values to change in its params.yaml, by dotted name, e.g. {"profile": "smoke"}
+    """
+
+    def __init__(self, folder: Path, params: dict):
+        self.folder = folder
+        for name in ("mine_reg", "notebooks", "data_manifests"):
+            shutil.copytree(REPOSITORY / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_*"))
+        for name in ("dvc.yaml", "params.yaml", ".dvcignore", ".dvc/config"):
+            (folder / name).parent.mkdir(exist_ok=True)
+            shutil.copy(REPOSITORY / name, folder / name)
+        with (folder / ".dvc/config").open("a") as config:
+            config.write("[core]\n    no_scm = true\n")
+        self.set_params(params)
+
+    def set_params(self, params: dict) -> None:
+        yaml = YAML()
+        path = self.folder / "params.yaml"
+        content = yaml.load(path)
+        for name, value in params.items():
+            *sections, key = name.split(".")
+            section = content
+            for part in sections:
+                section = section[part]
+            section[key] = value
+        yaml.dump(content, path)
+
+    def run(self, *command: str, cwd: str = ".", check: bool = True) -> subprocess.CompletedProcess:
+        """Run a command of this environment (dvc, papermill ...) in the copy; its output goes to the result and the screen."""
+        binaries = Path(sys.executable).parent
+        environment = {**os.environ, "PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}", "DVC_NO_ANALYTICS": "1"}
+        done = subprocess.run(
+            [str(binaries / command[0]), *command[1:]], cwd=self.folder / cwd, env=environment, check=False, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )
+        print(done.stdout)
+        assert not check or done.returncode == 0, f"{' '.join(command)} failed:\n{done.stdout[-5000:]}"
+        return done
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def make_study_copy(tmp_path_factory):
+    """A function of params (see StudyCopy) that returns a new copy of the study."""
+    return lambda **params: StudyCopy(tmp_path_factory.mktemp("study"), {k.replace("__", "."): v for k, v in params.items()})
