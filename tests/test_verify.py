@@ -1,0 +1,41 @@
+"""The verdict of `make verify`."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mine_reg.verify import TOLERANCE, verdict
+
+
+@pytest.fixture
+def metrics() -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    rows = [{"pair_id": f"p{i}", "method": m, **{k: rng.uniform() for k in TOLERANCE}} for i in range(4) for m in ("none", "ants")]
+    rows += [{"pair_id": f"p{i}", "method": "inter_observer", "dsc": 0.98, "asd_mm": 0.4} for i in range(4)]
+    return pd.DataFrame(rows)
+
+
+def test_same_numbers_in_another_order_are_identical(metrics):
+    reproduced, sentence = verdict(metrics, metrics.sample(frac=1, random_state=1))
+    assert reproduced and sentence.startswith("reproduced: all 12 rows of results/metrics.csv are identical")
+
+
+def test_small_differences_are_within_tolerance(metrics):
+    reproduced, sentence = verdict(metrics, metrics.assign(dsc=metrics.dsc + 0.001))
+    assert reproduced and "within tolerances" in sentence and "dsc of" in sentence
+
+
+def test_worst_metric_and_method_are_named(metrics):
+    changed = metrics.copy()
+    changed.loc[changed.method == "ants", "tre_mm"] += 1.0
+    changed.loc[changed.method == "ants", "hd_mm"] += 2.1
+    reproduced, sentence = verdict(metrics, changed)
+    assert not reproduced and "2 of 21 means" in sentence and "tre_mm of ants" in sentence and "\n" not in sentence
+
+
+def test_missing_rows_and_missing_values_are_seen(metrics):
+    reproduced, sentence = verdict(metrics, metrics.iloc[1:])
+    assert not reproduced and "1 are missing, and 0 are new" in sentence
+    changed = metrics.copy()
+    changed.loc[changed.method == "ants", "tre_mm"] = np.nan
+    assert not verdict(metrics, changed)[0]
