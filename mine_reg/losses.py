@@ -29,7 +29,7 @@ def donsker_varadhan(joint: Tensor, marginal: Tensor) -> MutualInformation:
 
 
 def mine(statistic: StatisticNet, moving: Tensor, fixed: Tensor) -> MutualInformation:
-    """Eq. 4 for voxel intensities (B, N) of M(phi) and F; the product of the marginals comes from shuffling the voxels of F.
+    """Eq. 4 for voxels (B, N, C) of M(phi) and F; the product of the marginals comes from shuffling the voxels of F.
 
     Gradients flow into ``statistic`` and, through both expectations, into ``moving``.
     """

@@ -15,20 +15,23 @@ class StatisticNet(nn.Module):
     All layers are 1x1x1 convolutions, written as linear layers over the channels of a list of voxels. With a receptive
     field T could tell the texture of F from the noise of the shuffled F, and would measure that instead of alignment
     (notebook 03 shows it). There is no normalisation: it would tie the joint and the shuffled batch together.
+
+    width : feature maps per layer
+    inputs : channels of each image
     """
 
-    def __init__(self, width: int = 32):
+    def __init__(self, width: int = 32, inputs: int = 1):
         super().__init__()
-        self.entrance_moving = nn.Linear(1, width)
-        self.entrance_fixed = nn.Linear(1, width)
+        self.entrance_moving = nn.Linear(inputs, width)
+        self.entrance_fixed = nn.Linear(inputs, width)
         self.joint = nn.Sequential(
             nn.LeakyReLU(SLOPE), nn.Linear(2 * width, width), nn.LeakyReLU(SLOPE), nn.Linear(width, width),
             nn.LeakyReLU(SLOPE), nn.Linear(width, 1),
         )
 
     def forward(self, moving: Tensor, fixed: Tensor) -> Tensor:
-        """Scores (B, N) of voxel intensities ``moving`` and ``fixed``, both (B, N)."""
-        features = torch.cat([self.entrance_moving(moving[..., None]), self.entrance_fixed(fixed[..., None])], dim=-1)
+        """Scores (B, N) of N voxels with C channels each: ``moving`` and ``fixed`` are (B, N, C), C = 1 for images."""
+        features = torch.cat([self.entrance_moving(moving), self.entrance_fixed(fixed)], dim=-1)
         return self.joint(features)[..., 0]
 
 

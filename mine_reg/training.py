@@ -138,7 +138,7 @@ class RegistrationTraining(L.LightningModule):
         masks = ["moving_mask"] if "moving_mask" in batch and "fixed_mask" in batch else []
         volumes = torch.cat([batch[name] for name in ["moving", *masks]], dim=1)
         moved = sample_at(volumes, transform_points(points, size, theta, dvf), size)
-        information = mine(self.statistic, moved[..., 0], fixed.flatten(1)[:, chosen])
+        information = mine(self.statistic, moved[..., :1], fixed.flatten(1)[:, chosen, None])
         return information, soft_dice(moved[..., 1], batch["fixed_mask"].flatten(1)[:, chosen]) if masks else None
 
     def validation_step(self, batch: dict, _index: int) -> None:
@@ -227,10 +227,11 @@ class Progress(Callback):
         self.bar.close()
 
 
-def fit(module: RegistrationTraining, pairs: Path, out: Path, work: Path) -> dict:
+def fit(module: RegistrationTraining, pairs: Path, out: Path, work: Path, curves: Path) -> dict:
     """Train ``module`` on the preprocessed ``pairs`` and leave the best validation model in ``out``.
 
-    out : receives ``weights.safetensors``, ``settings.json`` and ``curves/`` (DVCLive)
+    out : receives ``weights.safetensors`` and ``settings.json``
+    curves : receives the learning curves that DVCLive logged
     work : checkpoints live here until the training is complete; an interrupted run with the same settings and data
         goes on from the last one, and draws the same random numbers as an uninterrupted run
 
@@ -270,7 +271,7 @@ def fit(module: RegistrationTraining, pairs: Path, out: Path, work: Path) -> dic
 
     out.mkdir(parents=True, exist_ok=True)
     save_network(module.network, vars(cfg), out)
-    shutil.copytree(work / "curves", out / "curves", dirs_exist_ok=True)
+    shutil.copytree(work / "curves", curves, dirs_exist_ok=True)
     result = {"val_dsc": float(checkpoint.best_model_score), "skipped_steps": module.skipped}
     shutil.rmtree(work)
     return result
