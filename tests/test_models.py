@@ -1,0 +1,68 @@
+"""The networks: start at the identity, any image size, and T's exchangeability of voxels."""
+
+import pytest
+import torch
+
+from mine_reg.models import AffineNet, DeformNet, StatisticNet
+from mine_reg.registration import Registration
+from mine_reg.weights import load_affinenet, load_deformnet, save_network
+
+SIZES = [(32, 32, 32), (33, 40, 27), (16, 48, 64), (21, 19, 17)]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_networks_take_any_size_and_start_at_the_identity(size):
+    torch.manual_seed(0)
+    registration = Registration(AffineNet(), DeformNet()).eval()
+    fixed, moving = torch.rand(2, 1, 1, *size)
+    theta, dvf = registration(fixed, moving)
+    torch.testing.assert_close(theta, torch.eye(3, 4)[None])
+    assert dvf.shape == (1, 3, *size)
+    assert dvf.abs().max() < 1e-2
+
+
+def test_a_trained_affinenet_sees_where_things_are():
+    """A bright block at two places gives two answers: the pooling keeps position."""
+    torch.manual_seed(0)
+    network = AffineNet().eval()
+    torch.nn.init.normal_(network.parameters_head.weight, std=0.1)
+    fixed = torch.zeros(1, 1, 32, 32, 32)
+    fixed[..., 12:20, 12:20, 12:20] = 1
+    answers = [network(fixed, fixed.roll(step, dims=4)) for step in (-8, 8)]
+    assert (answers[0] - answers[1]).abs().max() > 1e-2
+
+
+def test_large_images_are_averaged_before_affinenet():
+    network = AffineNet(largest_size=32).eval()
+    image = torch.rand(1, 1, 64, 32, 40)
+    assert network(image, image).shape == (1, 3, 4)
+
+
+@pytest.mark.parametrize(("stride", "expected"), [(1, (21, 19, 17)), (2, (11, 10, 9))])
+def test_first_stride_sets_the_resolution_of_the_field(stride, expected):
+    image = torch.rand(1, 1, 21, 19, 17)
+    assert DeformNet(first_stride=stride)(image, image).shape == (1, 3, *expected)
+
+
+def test_statistic_net_scores_each_voxel_alone():
+    torch.manual_seed(0)
+    statistic = StatisticNet()
+    moving, fixed = torch.rand(2, 2, 50, 1)
+    order = torch.randperm(50)
+    torch.testing.assert_close(statistic(moving, fixed)[:, order], statistic(moving[:, order], fixed[:, order]))
+
+
+def test_images_of_different_size_are_refused():
+    with pytest.raises(ValueError, match="must be on one grid"):
+        Registration(AffineNet(), DeformNet())(torch.rand(1, 1, 16, 16, 16), torch.rand(1, 1, 16, 16, 18))
+
+
+def test_saved_networks_come_back_and_a_missing_one_is_named(tmp_path):
+    affinenet, deformnet = AffineNet((4, 8)), DeformNet((4, 8), first_stride=1)
+    save_network(affinenet, {"channels": [4, 8]}, tmp_path / "a")
+    save_network(deformnet, {"channels": [4, 8], "first_stride": 1}, tmp_path / "d")
+    image = torch.rand(1, 1, 16, 16, 16)
+    torch.testing.assert_close(load_affinenet(tmp_path / "a")(image, image), affinenet.eval()(image, image))
+    torch.testing.assert_close(load_deformnet(tmp_path / "d")(image, image), deformnet.eval()(image, image))
+    with pytest.raises(FileNotFoundError, match="holds no trained network"):
+        load_affinenet(tmp_path / "nowhere")

@@ -1,0 +1,103 @@
+"""Geometry with known answers: identity, shifts, rotations, composition, Jacobians."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mine_reg.spatial import (
+    affine_points, gradients, grid_points, jacobian_determinant, sample_at, total_displacement, transform_points, upsample,
+    warp,
+)
+
+SIZE = (7, 9, 12)  # odd, even and different on every axis, so that swapped axes cannot pass
+
+
+def ramp() -> torch.Tensor:
+    return torch.arange(7 * 9 * 12, dtype=torch.float32).reshape(1, 1, *SIZE)
+
+
+def test_sampling_at_voxel_centres_returns_the_volume():
+    volume = torch.randn(2, 3, *SIZE)
+    values = sample_at(volume, grid_points(SIZE).expand(2, -1, -1))
+    torch.testing.assert_close(values.transpose(1, 2).reshape(volume.shape), volume)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_displacement_of_one_voxel_reads_the_next_voxel_and_air_outside(axis):
+    image = ramp() + 1
+    displacement = torch.zeros(1, 3, *SIZE)
+    displacement[:, axis] = 1
+    expected = torch.zeros_like(image)
+    take = [slice(None)] * 5
+    take[axis + 2] = slice(1, None)
+    put = [slice(None)] * 5
+    put[axis + 2] = slice(None, -1)
+    expected[tuple(put)] = image[tuple(take)]
+    torch.testing.assert_close(warp(image, displacement), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(warp(image, displacement, mode="nearest"), expected)
+
+
+def test_affine_maps_agree_with_torch():
+    theta = torch.eye(3, 4)[None] + 0.1 * torch.randn(2, 3, 4)
+    image = torch.rand(2, 1, *SIZE)
+    expected = F.grid_sample(image, F.affine_grid(theta, image.shape, align_corners=True), align_corners=True)
+    torch.testing.assert_close(warp(image, total_displacement(theta, None, SIZE)), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_quarter_turn_in_the_axial_plane():
+    # x' = -y, y' = x about the centre, z untouched, on a cube so that the corners map to each other
+    theta = torch.tensor([[[0.0, -1, 0, 0], [1, 0, 0, 0], [0, 0, 1, 0]]])
+    points = torch.tensor([[[1.0, 0, 4]]])  # z, y, x: top right
+    torch.testing.assert_close(affine_points(theta, points, (5, 5, 5)), torch.tensor([[[1.0, 4, 4]]]))
+
+
+def test_the_field_acts_before_the_affine_map():
+    theta = torch.tensor([[[2.0, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]]])  # doubles the distance from the centre along x
+    dvf = torch.zeros(1, 3, 5, 5, 5)
+    dvf[:, 2] = 0.5
+    point = torch.tensor([[[2.0, 2, 3]]])
+    torch.testing.assert_close(transform_points(point, (5, 5, 5), theta, dvf), torch.tensor([[[2.0, 2, 5]]]))
+
+
+def test_a_coarse_field_sampled_at_points_equals_the_upsampled_field():
+    dvf = torch.randn(1, 3, 4, 5, 6)
+    points = grid_points(SIZE)
+    fine = upsample(dvf, SIZE).flatten(2).transpose(1, 2)
+    torch.testing.assert_close(sample_at(dvf, points, SIZE, padding="border"), fine, rtol=1e-4, atol=1e-5)
+
+
+def test_gradients_are_per_voxel_at_every_resolution():
+    slopes = torch.tensor([0.3, -0.2, 0.5])
+    points = grid_points(SIZE)
+    fine = (points * slopes).transpose(1, 2).reshape(1, 3, *SIZE)  # component i grows with axis i
+    coarse = F.interpolate(fine, size=(4, 5, 6), mode="trilinear", align_corners=True)
+    for field in (fine, coarse):
+        for axis, difference in enumerate(gradients(field, SIZE)):
+            torch.testing.assert_close(difference[:, axis].mean(), slopes[axis], rtol=1e-4, atol=1e-5)
+
+
+def test_jacobian_of_an_affine_map_is_its_determinant():
+    matrix = torch.tensor([[1.1, 0.1, 0.0], [-0.05, 0.9, 0.2], [0.0, 0.1, 1.2]])
+    points = grid_points(SIZE)
+    displacement = (points @ matrix.T - points).transpose(1, 2).reshape(1, 3, *SIZE)
+    determinant = jacobian_determinant(displacement)
+    assert determinant.shape == (1, 5, 7, 10)
+    torch.testing.assert_close(determinant, torch.full_like(determinant, torch.linalg.det(matrix).item()), rtol=1e-4, atol=1e-4)
+
+
+def test_a_mirrored_axis_counts_as_folded():
+    displacement = torch.zeros(1, 3, *SIZE)
+    displacement[:, 0] = -2 * torch.arange(7.0)[:, None, None]
+    assert (jacobian_determinant(displacement) < 0).all()
+
+
+def test_warping_has_the_gradient_that_finite_differences_give():
+    torch.manual_seed(0)
+    volume = torch.rand(1, 1, 4, 4, 4, dtype=torch.float64)
+    points = torch.rand(1, 6, 3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda p: sample_at(volume, 0.3 + 1.4 * p), (points,))
+
+
+def test_grids_that_differ_are_refused():
+    with pytest.raises(ValueError, match="not on one 3D grid"):
+        warp(ramp(), torch.zeros(1, 3, 4, 4, 4))
