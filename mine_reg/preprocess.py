@@ -1,0 +1,318 @@
+"""From images as they come to one grid per pair (section 3.1 of the paper), and reading such pairs back as tensors.
+
+Every pair gets its own grid, shared by fixed and moving: ``size`` voxels of isotropic spacing, axes along L, P and S,
+centred on the fixed image. What lies outside a scan is air.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import joblib
+import numpy as np
+import pandas as pd
+import SimpleITK as sitk
+import torch
+from tqdm import tqdm
+
+from mine_reg import itk
+from mine_reg.manifest import IMAGES, OPTIONAL, POINTS, REQUIRED, SPLITS, read_points
+
+STARTS = ("scanner", "centre_of_mass")
+SHIFT = ("start_x", "start_y", "start_z")
+AIR_HU = -1024  # exports hold down to -3024 HU outside the field of view
+BODY_HU = -500  # between air, or lung, and soft tissue
+
+
+@dataclass
+class Pair:
+    """One preprocessed pair on its grid (D, H, W); intensities are scaled so that air is 0, the window's end 1."""
+
+    pair_id: str
+    fixed: torch.Tensor  # (1, D, H, W) float32
+    moving: torch.Tensor
+    fixed_mask: torch.Tensor  # (1, D, H, W) float32, 0 or 1
+    moving_mask: torch.Tensor
+    fixed_mask_observer2: torch.Tensor | None
+    fixed_points: torch.Tensor | None  # (N, 3) float32, voxels z, y, x; row i corresponds to row i of moving_points
+    moving_points: torch.Tensor | None
+    spacing_mm: tuple[float, float, float]  # z, y, x
+    image: sitk.Image  # the grid in physical space
+
+
+def preprocess(
+    manifest: pd.DataFrame,
+    folder: str | Path,
+    size: list[int],
+    spacing_mm: float,
+    window_hu: list[float],
+    start: str,
+    split: dict[str, int],
+    seed: int,
+    workers: int = -1,
+) -> pd.DataFrame:
+    """Bring all pairs of a manifest onto their grids and write them, with ``pairs.csv``, into ``folder``.
+
+    manifest : as from ``read_manifest``
+    size : voxels D, H, W of every grid (z, y, x)
+    window_hu : intensities are clipped to these two; the first is air
+    start : ``"scanner"`` leaves the images where their headers say; ``"centre_of_mass"`` shifts each moving image (with
+        its mask and points) so that the centres of the two bodies coincide. The shift in mm is written to pairs.csv
+    split : number of pairs in train, validation and test, drawn by subject with ``seed``; not used when the manifest
+        has a split column
+    workers : processes, each of which holds one pair; -1 means all cores
+
+    Returns the table of ``read_pairs``. Finished pairs wait in ``<folder>.partial`` until all are done, so that an
+    interrupted run goes on where it stopped and ``folder`` is never incomplete. Raises ValueError for settings that
+    make no sense, and, after all other pairs are done, one ValueError that names every pair and file at fault.
+    """
+    settings = _checked(size, spacing_mm, window_hu, start)
+    manifest = manifest.assign(split=draw_split(manifest, split, seed))
+    folder = Path(folder)
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / "pairs.csv").is_file():
+        raise ValueError(f"{folder} holds files that are not preprocessed pairs; give a new or empty folder")
+    work = folder.with_name(f"{folder.name}.partial")
+    work.mkdir(parents=True, exist_ok=True)
+
+    jobs = (joblib.delayed(_finished_or_error)(row, work, settings) for row in manifest.to_dict("records"))
+    outcomes = joblib.Parallel(n_jobs=workers, return_as="generator_unordered")(jobs)
+    outcomes = list(tqdm(outcomes, total=len(manifest), desc="preprocess", unit="pair"))
+    errors = sorted(outcome for outcome in outcomes if outcome)
+    if errors:
+        count = f"{len(errors)} of {len(manifest)} pairs cannot be used:\n  " if len(errors) > 1 else ""
+        raise ValueError(count + "\n  ".join(errors))
+
+    for path in work.iterdir():  # of an earlier manifest, or half made by a process that was killed
+        if path.name not in set(manifest["pair_id"]):
+            shutil.rmtree(path)
+    rows = [_table_row(row, work) for row in manifest.to_dict("records")]
+    pd.DataFrame(rows, columns=[*REQUIRED, *OPTIONAL, *SHIFT]).to_csv(work / "pairs.csv", index=False)
+    (work / "settings.json").write_text(json.dumps(settings, indent=2) + "\n")
+    shutil.rmtree(folder, ignore_errors=True)
+    work.rename(folder)
+    return read_pairs(folder)
+
+
+def draw_split(manifest: pd.DataFrame, counts: dict[str, int], seed: int) -> list[str]:
+    """The manifest's own split, or a random one with ``counts`` pairs that keeps all pairs of a subject together.
+
+    Raises ValueError when the counts do not add up to the number of pairs, leave a split empty, or cannot be met.
+    """
+    if (manifest["split"] != "").all():
+        return manifest["split"].tolist()
+    if set(counts) - set(SPLITS) or any(counts.get(name, 0) < 1 for name in SPLITS):
+        raise ValueError(f"preprocess.split must give at least one pair to each of {', '.join(SPLITS)}, not {counts}")
+    total, advice = sum(counts.values()), "change it, or give the manifest a split column"
+    asked = " + ".join(f"{counts[name]} {name}" for name in SPLITS)
+    if total != len(manifest):
+        raise ValueError(f"preprocess.split asks for {asked} = {total} pairs, but there are {len(manifest)}; {advice}")
+    sizes = manifest["subject_id"].value_counts(sort=False)
+    subjects = np.random.default_rng(seed).permutation(sorted(sizes.index))
+    left, chosen = dict(counts), {}
+    for subject in sorted(subjects, key=lambda name: -sizes[name]):  # stable: random among subjects with as many pairs
+        name = max(SPLITS, key=left.get)
+        if left[name] < sizes[subject]:
+            raise ValueError(f"preprocess.split asks for {asked}, which would tear apart the {sizes[subject]} pairs of "
+                             f"subject {subject}; {advice}")
+        chosen[subject] = name
+        left[name] -= sizes[subject]
+    return manifest["subject_id"].map(chosen).tolist()
+
+
+def read_pairs(folder: str | Path, split: str | None = None) -> pd.DataFrame:
+    """``pairs.csv`` of a preprocessed folder, or one split of it, with absolute paths; "" for what was not given.
+
+    Raises FileNotFoundError when the folder holds no pairs.csv and ValueError when the split is empty.
+    """
+    folder = Path(folder).resolve()
+    if not (folder / "pairs.csv").is_file():
+        raise FileNotFoundError(f"{folder} holds no pairs.csv; give a folder made by the preprocessing step")
+    frame = pd.read_csv(folder / "pairs.csv", dtype=str, keep_default_na=False)
+    frame = frame.astype(dict.fromkeys(SHIFT, float))
+    for column in (*IMAGES, *POINTS):
+        frame[column] = [str(folder / value) if value else "" for value in frame[column]]
+    if split is not None:
+        frame = frame[frame["split"] == split].reset_index(drop=True)
+        if frame.empty:
+            raise ValueError(f"{folder / 'pairs.csv'} has no pair in split {split!r}; splits are {', '.join(SPLITS)}")
+    return frame
+
+
+def load_pair(folder: str | Path, pair) -> Pair:
+    """One pair as tensors; ``pair`` is a pair_id or a row of ``read_pairs``. Raises ValueError for an unknown id."""
+    if isinstance(pair, str):
+        frame = read_pairs(folder)
+        found = frame[frame["pair_id"] == pair]
+        if found.empty:
+            raise ValueError(f"{Path(folder) / 'pairs.csv'} has no pair {pair!r}")
+        pair = found.iloc[0]
+    low, high = json.loads((Path(folder) / "settings.json").read_text())["window_hu"]
+    # plain ReadImage: these files are our own, and the checks of read_image cost as much as reading
+    fixed, moving = sitk.ReadImage(pair.fixed), sitk.ReadImage(pair.moving)
+    masks = {name: itk.to_tensor(sitk.ReadImage(path)) if (path := getattr(pair, name)) else None for name in IMAGES[2:]}
+    points = {name: itk.points_to_voxels(read_points(path), fixed).float() if (path := getattr(pair, name)) else None
+              for name in POINTS}
+    return Pair(
+        pair_id=pair.pair_id,
+        fixed=(itk.to_tensor(fixed) - low) / (high - low),
+        moving=(itk.to_tensor(moving) - low) / (high - low),
+        **masks,
+        **points,
+        spacing_mm=tuple(fixed.GetSpacing()[::-1]),
+        image=fixed,
+    )
+
+
+def _checked(size, spacing_mm, window_hu, start) -> dict:
+    size, window_hu = list(size), [float(value) for value in window_hu]
+    if len(size) != 3 or any(not isinstance(n, int) or n < 2 for n in size):
+        raise ValueError(f"preprocess.size must be three whole numbers of at least 2 voxels (z, y, x), not {size}")
+    if not spacing_mm > 0:
+        raise ValueError(f"preprocess.spacing_mm must be above 0, not {spacing_mm}")
+    if len(window_hu) != 2 or not AIR_HU <= window_hu[0] < window_hu[1] <= 32767:
+        raise ValueError(f"preprocess.window_hu must be two rising numbers from {AIR_HU} to 32767 HU, not {window_hu}")
+    if start not in STARTS:
+        raise ValueError(f"preprocess.start must be one of {', '.join(STARTS)}, not {start!r}")
+    return {"size": size, "spacing_mm": float(spacing_mm), "window_hu": window_hu, "start": start}
+
+
+def _finished_or_error(row: dict, work: Path, settings: dict) -> str | None:
+    """Make one pair unless it is there already; a message instead of an exception, so that the other pairs go on."""
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)  # the processes share the cores
+    try:
+        key, done = _key(row, settings), work / row["pair_id"] / "done.json"
+        if not (done.is_file() and json.loads(done.read_text())["key"] == key):
+            _make(row, work, settings, key)
+    except (ValueError, OSError) as error:
+        return f"pair {row['pair_id']}: {error}"
+    return None
+
+
+def _key(row: dict, settings: dict) -> str:
+    """Digest of everything that a preprocessed pair depends on: settings, this code, and the contents of its files."""
+    digest = hashlib.sha256(json.dumps(settings).encode())
+    for source in (__file__, itk.__file__, *(row[column] for column in (*IMAGES, *POINTS) if row[column])):
+        source = Path(source)
+        for path in sorted(source.iterdir()) if source.is_dir() else [source]:  # a folder is a DICOM series
+            with open(path, "rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _make(row: dict, work: Path, settings: dict, key: str) -> None:
+    """One pair: read, check, resample, write beside its place, rename."""
+    fixed, moving = (_clipped(itk.read_image(row[name])) for name in ("fixed", "moving"))
+    masks = {name: _read_mask(row, name, moving if name == "moving_mask" else fixed)
+             for name in IMAGES[2:] if row[name]}
+    shift = np.zeros(3)
+    if settings["start"] == "centre_of_mass":
+        shift = (_body_centre(fixed, row["fixed"]) - _body_centre(moving, row["moving"])).round(4)
+    for image in (moving, masks["moving_mask"]):
+        image.SetOrigin(np.array(image.GetOrigin()) + shift)
+    grid = _grid(fixed, settings)
+
+    target = work / f".{row['pair_id']}.{os.getpid()}"
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir()
+    try:
+        low, high = settings["window_hu"]
+        for name, image in (("fixed", fixed), ("moving", moving)):
+            image = sitk.Round(sitk.Clamp(_resampled(image, grid, AIR_HU), sitk.sitkFloat32, low, high))
+            sitk.WriteImage(sitk.Cast(image, sitk.sitkInt16), str(target / f"{name}.nii.gz"), True)
+        for name, mask in masks.items():
+            mask = _resampled(mask, grid, 0) >= 0.5
+            if not sitk.GetArrayViewFromImage(mask).any():
+                raise ValueError(f"{row[name]} has nothing inside the grid around the centre of the fixed image; check "
+                                 "the images' origins, or set preprocess.start to centre_of_mass")
+            sitk.WriteImage(mask, str(target / f"{name}.nii.gz"), True)
+        if row["fixed_points"]:
+            for name, points in zip(POINTS, _points(row, grid, shift), strict=True):
+                table = pd.DataFrame(points, columns=list("xyz"))
+                table.to_csv(target / f"{name}.csv", index=False, float_format="%.4f")
+        (target / "done.json").write_text(json.dumps({"key": key, "shift": shift.tolist()}) + "\n")
+        shutil.rmtree(work / row["pair_id"], ignore_errors=True)
+        target.rename(work / row["pair_id"])
+    finally:
+        shutil.rmtree(target, ignore_errors=True)
+
+
+def _clipped(image: sitk.Image) -> sitk.Image:
+    return sitk.Clamp(image, sitk.sitkFloat32, AIR_HU, 32767)
+
+
+def _read_mask(row: dict, name: str, image: sitk.Image) -> sitk.Image:
+    """A mask as float32 0 or 1; every label other than 0 (left and right lung, lobes) is lung."""
+    mask, owner = itk.read_image(row[name]), name.split("_")[0]
+    if not itk.same_grid(mask, image):
+        raise ValueError(f"{name} {row[name]} ({_geometry(mask)}) is on another grid than {owner} {row[owner]} "
+                         f"({_geometry(image)}); resample it to its image")
+    mask = sitk.Cast(mask != 0, sitk.sitkFloat32)
+    if not sitk.GetArrayViewFromImage(mask).any():
+        raise ValueError(f"{name} {row[name]} is empty; it must mark the lungs with values other than 0")
+    mask.CopyInformation(image)  # headers may differ by rounding
+    return mask
+
+
+def _geometry(image: sitk.Image) -> str:
+    def triple(values):
+        return " x ".join(f"{value:g}" for value in values)
+    return f"{triple(image.GetSize())} voxels of {triple(image.GetSpacing())} mm from {triple(image.GetOrigin())}"
+
+
+def _body_centre(image: sitk.Image, path: str) -> np.ndarray:
+    """Centre in mm of all that is denser than lung; a binary centre, so that contrast agent does not pull it."""
+    shape = sitk.LabelShapeStatisticsImageFilter()
+    shape.Execute(sitk.BinaryThreshold(image, BODY_HU, 32767))
+    if 1 not in shape.GetLabels():
+        raise ValueError(f"{path} has no voxel above {BODY_HU} HU, so no body to start from; is it in Hounsfield units?")
+    return np.array(shape.GetCentroid(1))
+
+
+def _grid(fixed: sitk.Image, settings: dict) -> sitk.Image:
+    size, spacing = settings["size"][::-1], settings["spacing_mm"]
+    centre = fixed.TransformContinuousIndexToPhysicalPoint([(n - 1) / 2 for n in fixed.GetSize()])
+    grid = sitk.Image(size, sitk.sitkUInt8)
+    grid.SetSpacing([spacing] * 3)
+    grid.SetOrigin([c - spacing * (n - 1) / 2 for c, n in zip(centre, size, strict=True)])
+    return grid
+
+
+def _resampled(image: sitk.Image, grid: sitk.Image, outside: float) -> sitk.Image:
+    """Linear interpolation, as in the paper, after matching the width of the voxels.
+
+    From 0.78 mm to 1 mm linear interpolation alone would do. From 0.78 x 0.78 x 1.25 mm to 5 mm it would read 8 of
+    about 160 voxels and pass on their noise and aliased vessels, so the image is first blurred by the Gaussian that turns
+    voxels as wide as the image's into voxels as wide as the grid's (full width at half maximum; Cardoso et al., MICCAI
+    2015). Masks are treated alike, which makes a voxel lung when about half of it is.
+    """
+    step = grid.GetSpacing()[0]
+    variance = [max(step**2 - spacing**2, 0) / (8 * np.log(2)) for spacing in image.GetSpacing()]
+    if any(variance):
+        image = sitk.DiscreteGaussian(image, variance, maximumKernelWidth=64, maximumError=0.001, useImageSpacing=True)
+    return sitk.Resample(image, grid, sitk.Transform(), sitk.sitkLinear, outside, sitk.sitkFloat32)
+
+
+def _points(row: dict, grid: sitk.Image, shift: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Corresponding points whose fixed one lies in the grid: elsewhere no displacement is known."""
+    fixed, moving = (read_points(row[name]) for name in POINTS)
+    if len(fixed) != len(moving):
+        raise ValueError(f"{row['fixed_points']} has {len(fixed)} points but {row['moving_points']} {len(moving)}; row i of "
+                         "one must correspond to row i of the other")
+    index = itk.points_to_voxels(fixed, grid).numpy()[:, ::-1]
+    inside = ((index >= 0) & (index <= np.array(grid.GetSize()) - 1)).all(1)
+    if not inside.any():
+        raise ValueError(f"{row['fixed_points']} has no point inside the grid of the fixed image; give LPS mm")
+    return fixed[inside], moving[inside] + shift
+
+
+def _table_row(row: dict, work: Path) -> dict:
+    """The row of pairs.csv of one finished pair, whose own ``done.json`` has then served."""
+    done = work / row["pair_id"] / "done.json"
+    shift = json.loads(done.read_text())["shift"]
+    done.unlink()
+    files = {name: f"{row['pair_id']}/{name}.nii.gz" if row[name] else "" for name in IMAGES}
+    points = {name: f"{row['pair_id']}/{name}.csv" if row[name] else "" for name in POINTS}
+    return {**row, **files, **points, **dict(zip(SHIFT, shift, strict=True))}
