@@ -152,7 +152,8 @@ def load_pair(folder: str | Path, pair) -> Pair:
     low, high = json.loads((Path(folder) / "settings.json").read_text())["window_hu"]
     # plain ReadImage: these files are our own, and the checks of read_image cost as much as reading
     fixed, moving = sitk.ReadImage(pair.fixed), sitk.ReadImage(pair.moving)
-    masks = {name: itk.to_tensor(sitk.ReadImage(path)) if (path := getattr(pair, name)) else None for name in IMAGES[2:]}
+    masks = {name: itk.to_tensor(sitk.ReadImage(path)) if (path := getattr(pair, name)) else None
+             for name in IMAGES[2:]}
     points = {name: itk.points_to_voxels(read_points(path), fixed).float() if (path := getattr(pair, name)) else None
               for name in POINTS}
     return Pair(
@@ -267,7 +268,7 @@ def _body_centre(image: sitk.Image, path: str) -> np.ndarray:
     shape = sitk.LabelShapeStatisticsImageFilter()
     shape.Execute(sitk.BinaryThreshold(image, BODY_HU, 32767))
     if 1 not in shape.GetLabels():
-        raise ValueError(f"{path} has no voxel above {BODY_HU} HU, so no body to start from; is it in Hounsfield units?")
+        raise ValueError(f"{path} has no voxel above {BODY_HU} HU, so no body to start from; is it a CT in HU?")
     return np.array(shape.GetCentroid(1))
 
 
@@ -284,9 +285,9 @@ def _resampled(image: sitk.Image, grid: sitk.Image, outside: float) -> sitk.Imag
     """Linear interpolation, as in the paper, after matching the width of the voxels.
 
     From 0.78 mm to 1 mm linear interpolation alone would do. From 0.78 x 0.78 x 1.25 mm to 5 mm it would read 8 of
-    about 160 voxels and pass on their noise and aliased vessels, so the image is first blurred by the Gaussian that turns
-    voxels as wide as the image's into voxels as wide as the grid's (full width at half maximum; Cardoso et al., MICCAI
-    2015). Masks are treated alike, which makes a voxel lung when about half of it is.
+    about 160 voxels and pass on their noise and aliased vessels, so the image is first blurred by the Gaussian that
+    turns voxels as wide as the image's into voxels as wide as the grid's (full width at half maximum; Cardoso et al.,
+    MICCAI 2015). Masks are treated alike, which makes a voxel lung when about half of it is.
     """
     step = grid.GetSpacing()[0]
     variance = [max(step**2 - spacing**2, 0) / (8 * np.log(2)) for spacing in image.GetSpacing()]
@@ -299,8 +300,8 @@ def _points(row: dict, grid: sitk.Image, shift: np.ndarray) -> tuple[np.ndarray,
     """Corresponding points whose fixed one lies in the grid: elsewhere no displacement is known."""
     fixed, moving = (read_points(row[name]) for name in POINTS)
     if len(fixed) != len(moving):
-        raise ValueError(f"{row['fixed_points']} has {len(fixed)} points but {row['moving_points']} {len(moving)}; row i of "
-                         "one must correspond to row i of the other")
+        raise ValueError(f"{row['fixed_points']} has {len(fixed)} points but {row['moving_points']} {len(moving)}; "
+                         "row i of one must correspond to row i of the other")
     index = itk.points_to_voxels(fixed, grid).numpy()[:, ::-1]
     inside = ((index >= 0) & (index <= np.array(grid.GetSize()) - 1)).all(1)
     if not inside.any():
