@@ -26,8 +26,7 @@ class StudyCopy:
         for name in ("dvc.yaml", "params.yaml", ".dvcignore", ".dvc/config"):
             (folder / name).parent.mkdir(exist_ok=True)
             shutil.copy(REPOSITORY / name, folder / name)
-        with (folder / ".dvc/config").open("a") as config:
-            config.write("[core]\n    no_scm = true\n")
+        (folder / ".dvc/config.local").write_text("[core]\n    no_scm = true\n")
         self.set_params(params)
 
     def set_params(self, params: dict) -> None:

@@ -1,0 +1,43 @@
+"""The notebooks as committed: no outputs, parameters declared as the pipeline and the README expect, short cells."""
+
+import ast
+from pathlib import Path
+
+import nbformat
+import pytest
+
+NOTEBOOKS = sorted((Path(__file__).resolve().parents[1] / "notebooks").glob("*.ipynb"))
+STEPS = ["data", "preprocess", "mutual_information", "train_affinenet", "train_deformnet", "ants", "evaluate", "statistics",
+         "figures"]
+
+
+def test_all_steps_are_there_in_reading_order():
+    assert [path.stem for path in NOTEBOOKS] == [f"{number:02d}_{step}" for number, step in enumerate(STEPS, 1)]
+
+
+@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
+def notebook(request):
+    return nbformat.read(request.param, as_version=4)
+
+
+def test_is_valid_and_starts_with_a_title(notebook):
+    nbformat.validate(notebook)
+    assert notebook.cells[0].cell_type == "markdown" and notebook.cells[0].source.startswith("# ")
+
+
+def test_has_no_outputs(notebook):
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert not any(cell.outputs or cell.execution_count for cell in code)
+
+
+def test_has_one_cell_of_parameters_and_reads_its_settings(notebook):
+    tagged = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+    assert len(tagged) == 1
+    names = {target.id for node in ast.parse(tagged[0].source).body for target in node.targets}
+    assert {"profile", "out"} <= names
+    assert any("settings(" in cell.source for cell in notebook.cells if cell.cell_type == "code")
+
+
+def test_cells_are_short(notebook):
+    long = [cell.source for cell in notebook.cells if cell.cell_type == "code" and len(cell.source.splitlines()) > 25]
+    assert not long, f"more than 25 lines:\n{long}"
