@@ -124,14 +124,14 @@ class Observer:
     @classmethod
     def random(cls, scene: Scene, generator: torch.Generator) -> "Observer":
         u = torch.rand(4, generator=generator).tolist()
-        radius = (1.8, 2.4, 4.0, 5.0)[int(4 * u[0])]
+        radius = (3.2, 3.6, 4.5, 5.0)[int(4 * u[0])]
         main = scene.anatomy.airways_main
-        top = 45 + 75 * u[1]
+        top = 30 + 75 * u[1]
         along = ((main.start[1, 2] - main.end[1, 2]))
         part = replace(main, start=main.start.clone())
         fraction = (top - main.end[1, 2]) / along
-        part.start[1] = main.end[1] + fraction.clamp(0, 1) * (main.start[1] - main.end[1])
-        return cls(Lattice(30.0, generator), Lattice(12.0, generator), 0.25 * (u[2] - 0.5), 0.35 + 0.3 * u[3],
+        part.start[1] = main.end[1] + fraction.clamp(0.02, 1) * (main.start[1] - main.end[1])
+        return cls(Lattice(30.0, generator), Lattice(12.0, generator), 0.2 * (u[2] - 0.5), 0.25 + 0.25 * u[3],
                    scene.anatomy.hilar(radius), part.where(torch.arange(len(part)) > 0))
 
 
@@ -192,7 +192,7 @@ def _paint(scene: Scene, position: Position, scanner: Position, h: float, draw, 
     muscle = a.muscle_hu + contrast.muscle
     cover(_table(scene, scanner, h), -300.0)
     cover(occupancy(body, h), -104 + 5 * texture)
-    streaks = 3 * texture.clamp(-2, 2)
+    streaks = 4 * torch.tanh(scene.lattices[24.0](position))
     cover(occupancy(torch.minimum(body - a.fat - streaks, 40 + a.wall + cage), h), muscle + 3 * texture)
     cover(occupancy(cage + 3, h), -30 + 25 * texture)
     below = occupancy(torch.minimum(-diaphragm, cage), h)
@@ -231,15 +231,15 @@ def _paint(scene: Scene, position: Position, scanner: Position, h: float, draw, 
 def _parenchyma(a: Anatomy, position: Position, texture, h: float):
     """Lung tissue: denser towards the back (gravity), mottled, with fissures thinner than a voxel."""
     tissue = a.lung_hu + a.gravity_hu * position[1] + 14 * texture
-    sheet = (1 - a.fissures(position) / max(h, 1.0)).clamp(min=0) * (0.9 / max(h, 1.0))
+    sheet = (1 - a.fissures(position) / max(h, 1.0)).clamp(min=0) * (0.5 / max(h, 1.0))
     return tissue + sheet * (-150 - tissue)
 
 
 def _cover_bones(a: Anatomy, position: Position, h: float, draw, cover, texture) -> None:
     vertebra, column = a.vertebrae(position)
-    cover(occupancy(column, h), 85.0)
-    cover(occupancy(vertebra, h), 420.0)
-    cover(occupancy(vertebra - 1.8, h), 175 + 18 * texture)
+    cover(occupancy(column, h), 95.0)
+    cover(occupancy(vertebra, h), 330.0)
+    cover(occupancy(vertebra - 1.3, h), 170 + 18 * texture)
     flat = a.flat_bones(position)
     cover(occupancy(flat, h), 480.0)
     cover(occupancy(flat - 2, h), 160 + 15 * texture)

@@ -12,7 +12,7 @@ from mine_reg.phantom_shapes import Capsules, Position, ellipsoid, smooth_max, s
 from mine_reg.phantom_tree import grow_tree
 
 _CAGE_POWER = 2.3
-_HILAR_MM = 3.0       # radius from which vessels and airways do not count as parenchyma
+_HILAR_MM = 4.0       # radius from which vessels and airways do not count as parenchyma
 
 
 class Anatomy:
@@ -20,14 +20,14 @@ class Anatomy:
 
     def __init__(self, generator: torch.Generator):
         draw = torch.randn(24, generator=generator).clamp(-2, 2).tolist()
-        self.apex_z = 112 + 6 * draw[0]
-        self.width = 126 + 6 * draw[1]             # half width of the pleural cavity
-        self.half_depth = 80 + 4 * draw[2]
-        self.back_y = 80.0 + 2 * draw[3]
-        self.wall = 26 + 3 * draw[4]               # chest wall: ribs, muscle, fat
-        self.fat = 8 + 3 * draw[5]
+        self.apex_z = 116 + 5 * draw[0]
+        self.width = 131 + 5 * draw[1]             # half width of the pleural cavity
+        self.half_depth = 88 + 4 * draw[2]
+        self.back_y = 85.0 + 2 * draw[3]
+        self.wall = 24 + 2 * draw[4]               # chest wall: ribs, muscle, fat
+        self.fat = 11 + 3 * draw[5]
         self.spine_y = self.back_y - 22
-        self.dome_z = -62 + 7 * draw[6]            # right hemidiaphragm
+        self.dome_z = -72 + 6 * draw[6]            # right hemidiaphragm
         self.dome_left_z = self.dome_z - 11 + 4 * draw[7]
         self.dome_height = 1 + 0.08 * draw[8]
         self.heart_centre = (24 + 4 * draw[9], -24 + 3 * draw[10], self.dome_z + 22 + 3 * draw[11])
@@ -45,14 +45,14 @@ class Anatomy:
     # ---- outlines -----------------------------------------------------------------------------------------------------
     def _profile(self, z):
         """Size of the cage at height z relative to its largest: a quarter ellipse from the thoracic inlet down."""
-        u = ((self.apex_z + 12 - z) / 150).clamp(0, 1)
+        u = ((self.apex_z + 12 - z) / 130).clamp(0, 1)
         return 0.45 + 0.55 * (1 - (1 - u) ** 2 + 1e-4).sqrt()
 
     def _cage_axes(self, z):
         """Half width, half depth and centre y of the pleural cavity at height z."""
         profile = self._profile(z)
         back = self.back_y - 0.0012 * (z - 10) ** 2
-        half_depth = self.half_depth * (0.15 + 0.85 * profile)
+        half_depth = self.half_depth * (0.2 + 0.8 * profile)
         return self.width * profile, half_depth, back - half_depth
 
     def cage(self, position: Position) -> torch.Tensor:
@@ -77,7 +77,7 @@ class Anatomy:
         return (position[2] - smooth_max(right, left, 20.0)) * 0.8
 
     def _drop(self, x, y):
-        return self.dome_height * (30 * (x / 62) ** 2 + torch.where(y > 0, 44 * (y / 66) ** 2, 22 * (y / 72) ** 2))
+        return self.dome_height * (30 * (x / 62) ** 2 + torch.where(y > 0, 50 * (y / 68) ** 2, 16 * (y / 72) ** 2))
 
     def heart(self, position: Position, grow: float = 0.0) -> torch.Tensor:
         s = self.heart_size
@@ -86,7 +86,7 @@ class Anatomy:
     def mediastinum(self, position: Position) -> torch.Tensor:
         """Depth inside what separates the lungs, without the great vessels."""
         x, y, z = position
-        half = 4 + 18 * smooth_step((y + 62) / 40) + 7 * smooth_step((z - 40) / 60) * smooth_step((y + 62) / 25)
+        half = 4 + 17 * smooth_step((y + 62) / 40) + 4 * smooth_step((z - 40) / 60) * smooth_step((y + 62) / 25)
         slab = half - (x - 2).abs()
         spine = ellipsoid(position, (0.0, self.spine_y + 8, z), (27.0, 27.0, 1e4))
         return smooth_max(smooth_max(slab, spine, 14.0), self.heart(position, 3.0), 14.0)
@@ -94,8 +94,10 @@ class Anatomy:
     def lung(self, position: Position) -> torch.Tensor:
         """Depth inside the pleura of either lung, great vessels not yet taken out."""
         x, y, z = position
-        apex = self.apex_z - 0.017 * ((x.abs() - 46) ** 2 + (y - 12) ** 2) - z
-        apex = apex / (1 + (0.034 * (x.abs() - 46)) ** 2 + (0.034 * (y - 12)) ** 2).sqrt()
+        across, along = x.abs() - 48, y - 12
+        steep = torch.where(along > 0, 0.016, 0.009)
+        apex = self.apex_z - 0.015 * across**2 - steep * along**2 - z
+        apex = apex / (1 + (0.03 * across) ** 2 + (2 * steep * along) ** 2).sqrt()
         depth = smooth_min(self.cage(position), apex, 16.0)
         depth = smooth_min(depth, self.diaphragm(position), 7.0)
         return smooth_min(depth, -self.mediastinum(position), 9.0)

@@ -32,17 +32,17 @@ class Motion:
     @classmethod
     def random(cls, anatomy: Anatomy, generator: torch.Generator) -> "Motion":
         normal = torch.randn(12, generator=generator).tolist()
-        angles = torch.tensor(normal[:3]) * torch.tensor([0.012, 0.010, 0.014])
+        angles = torch.tensor(normal[:3]) * torch.tensor([0.009, 0.007, 0.010])
         rotation = torch.matrix_exp(torch.tensor([[0, -angles[2], angles[1]], [angles[2], 0, -angles[0]], [-angles[1], angles[0], 0]]))
-        translation = torch.tensor(normal[3:6]) * torch.tensor([2.0, 1.6, 2.5])
+        translation = torch.tensor(normal[3:6]) * torch.tensor([1.5, 1.2, 1.8])
         sign = 1.0 if torch.rand(1, generator=generator).item() < 0.65 else -1.0
-        diaphragm = sign * min(max(10.5 * exp(0.5 * normal[6]), 2.0), 28.0)
+        diaphragm = sign * min(max(10.5 * exp(0.58 * normal[6]), 2.0), 32.0)
         direction = torch.randn(_MODES, 3, generator=generator)
         length = 70 + 80 * torch.rand(_MODES, 1, generator=generator)
         wave = 2 * pi * direction / direction.norm(dim=1, keepdim=True) / length
         phase = 2 * pi * torch.rand(_MODES, 1, generator=generator)
         amplitude = (0.8 * exp(0.3 * normal[7])) * (2 / _MODES) ** 0.5 * torch.randn(_MODES, 3, generator=generator)
-        return cls(anatomy, rotation, translation, diaphragm, 0.15 * normal[8], 0.13 * diaphragm + 0.5 * normal[9], 0.04 * normal[10],
+        return cls(anatomy, rotation, translation, diaphragm, 0.15 * normal[8], 0.09 * diaphragm + 0.4 * normal[9], 0.04 * normal[10],
                    torch.cat([wave, phase, amplitude], 1))
 
     def __call__(self, position: Position) -> Position:

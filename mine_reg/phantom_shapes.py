@@ -141,19 +141,22 @@ def draw_capsules(capsules: Capsules, position: Position, boxes: Capsules, origi
 
 def _draw(capsules, flat, outputs, corner, n, shape, edge_mm, grow) -> None:
     """Evaluate the cubes of ``n`` voxels at ``corner`` (N, 3) x, y, z and keep the largest occupancy in ``outputs``."""
-    device, (depth, height, width) = corner.device, shape
-    ix, iy, iz = (corner[:, i, None] + torch.arange(n, device=device) for i in range(3))
-    inside = [(i >= 0) & (i < m) for i, m in zip((ix, iy, iz), (width, height, depth), strict=True)]
-    valid = inside[2][:, :, None, None] & inside[1][:, None, :, None] & inside[0][:, None, None, :]
-    index = (iz[:, :, None, None] * height + iy[:, None, :, None]) * width + ix[:, None, None, :]
-    rod, index = torch.nonzero(valid.reshape(len(corner), -1), as_tuple=True)[0], index[valid]
-    start, axis = capsules.start.to(device)[rod], (capsules.end - capsules.start).to(device)[rod]
-    offset = torch.stack([p[index] for p in flat], 1) - start
-    along = ((offset * axis).sum(1) / (axis * axis).sum(1).clamp(min=1e-6)).clamp(0, 1)
-    distance = (offset - along[:, None] * axis).square().sum(1).sqrt()
-    radius = torch.lerp(capsules.r0.to(device)[rod], capsules.r1.to(device)[rod], along.float())
+    device, outside = corner.device, prod(shape)
+    strides = (1, shape[2], shape[1] * shape[2])
+    ax, ay, az = (corner[:, i, None] + torch.arange(n, device=device) for i in range(3))
+    ix, iy, iz = (torch.where((a >= 0) & (a < m), a * step, -4 * outside)
+                  for a, m, step in zip((ax, ay, az), reversed(shape), strides, strict=True))
+    index = (iz[:, :, None, None] + iy[:, None, :, None] + ix[:, None, None, :]).reshape(len(corner), -1)
+    index = torch.where(index < 0, outside, index)
+    start, axis = capsules.start.to(device), (capsules.end - capsules.start).to(device)
+    offset = [p[index.clamp(max=outside - 1)] - start[:, i, None] for i, p in enumerate(flat)]
+    scaled = axis / (axis * axis).sum(1, keepdim=True).clamp(min=1e-6)
+    along = sum(o * scaled[:, i, None] for i, o in enumerate(offset)).clamp_(0, 1)
+    distance = sum((o - along * axis[:, i, None]).square_() for i, o in enumerate(offset)).sqrt_()
+    r0, r1 = capsules.r0.to(device)[:, None], capsules.r1.to(device)[:, None]
+    radius = r0 + along * (r1 - r0)
     for out, extra in zip(outputs, grow, strict=True):
-        r = (radius + extra).clamp(min=0)
+        r = (radius + extra).clamp_(min=0)
         drawn = r.clamp(min=edge_mm / 2)
-        value = occupancy(drawn - distance, edge_mm) * (r / drawn) ** 2
-        out.scatter_reduce_(0, index, value.to(out.dtype), "amax")
+        value = ((drawn - distance) / edge_mm + 0.5).clamp_(0, 1) * (r / drawn).square_()
+        out.scatter_reduce_(0, index.reshape(-1), value.reshape(-1), "amax")
