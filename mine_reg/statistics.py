@@ -1,0 +1,289 @@
+"""Table 1 and the tests behind it: what this run found, beside what the paper printed."""
+
+import itertools
+import re
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from mine_reg.metrics import HIGHER_IS_BETTER, METRICS
+from mine_reg.metrics import LABELS as METRIC_LABELS
+
+METHODS = {
+    "none": "None",
+    "inter_observer": "Inter Observer",
+    "ants_affine": "ANTs, affine part",
+    "ants": "ANTs",
+    "miregnet": "MIRegNet",
+    "midiceregnet": "MIDiceRegNet",
+}
+COMPARED = ("ants", "miregnet", "midiceregnet")  # the registrations that the paper tests against each other
+ROWS = ("none", "inter_observer", *COMPARED)
+SECONDS = "seconds"
+LABELS = METRIC_LABELS | {SECONDS: "Runtime/s"}
+DIGITS = {"dsc": ".3f", "folding_percent": ".3f", "sd_log_jacobian": ".3f", SECONDS: ".3g"}  # others .2f, as in the paper
+
+KEY = ("metric", "better", "other", "in_paper", "n", "mean_better", "mean_other")
+
+# Table 1 of Huang et al.: 30 test pairs, lungs. The best method of a column is the one that the stars refer to.
+PAPER = {
+    "none": {"dsc": "0.929 ± 0.028", "asd_mm": "2.39 ± 1.21", "hd_mm": "21.16 ± 13.4"},
+    "inter_observer": {"dsc": "0.987 ± 0.006", "asd_mm": "0.42 ± 0.17", "hd_mm": "22.76 ± 7.25"},
+    "ants": {"dsc": "0.944 ± 0.030 ***", "asd_mm": "0.92 ± 0.58 ***", "hd_mm": "10.39 ± 6.27", SECONDS: "707"},
+    "miregnet": {"dsc": "0.960 ± 0.009 ***", "asd_mm": "0.70 ± 0.17 ***", "hd_mm": "11.92 ± 6.94", SECONDS: "14"},
+    "midiceregnet": {"dsc": "0.963 ± 0.007", "asd_mm": "0.64 ± 0.13", "hd_mm": "12.26 ± 7.29 *", SECONDS: "14"},
+}
+PAPER_BEST = {"dsc": "midiceregnet", "asd_mm": "midiceregnet", "hd_mm": "ants"}
+
+
+def stars(p: float) -> str:
+    """The paper's marks: ``*`` for p < 0.05, ``**`` for p < 0.01, ``***`` for p < 0.001; NaN has none."""
+    return "*" * sum(p < level for level in (0.05, 0.01, 0.001))
+
+
+def paired_tests(metrics: pd.DataFrame, alpha: float = 0.05) -> pd.DataFrame:
+    """Every two of ANTs, MIRegNet and MIDiceRegNet against each other, metric by metric, over the pairs that both have.
+
+    metrics : one row per pair and method, as in ``results/metrics.csv``
+    alpha : 1 - alpha is the level of the confidence interval
+
+    One row per metric and two methods, the better mean first. ``in_paper`` marks the tests of the kind that Table 1 shows,
+    the best method against another. ``difference`` is better minus other in the metric's unit, with its confidence
+    interval; ``p`` is of the two-sided paired t-test, ``p_wilcoxon`` of the signed-rank test (zero differences dropped);
+    ``cohen_dz`` is mean / SD of the differences; ``p_holm`` and ``p_wilcoxon_holm`` are corrected over all rows.
+    Fewer than two pairs give NaN; methods without values of a metric are left out.
+    """
+    rows = []
+    for metric in METRICS:
+        wide = _wide(metrics, metric)
+        best = _best(wide, metric)[:1]
+        sign = 1 if metric in HIGHER_IS_BETTER else -1
+        ranked = sorted(wide.columns, key=lambda method: (method not in best, -sign * wide[method].mean()))
+        for better, other in itertools.combinations(ranked, 2):
+            both = wide[[better, other]].dropna()
+            rows.append(
+                {"metric": metric, "better": better, "other": other, "in_paper": better in best, "n": len(both)}
+                | {"mean_better": both[better].mean(), "mean_other": both[other].mean()}
+                | _paired(both[better].to_numpy(), both[other].to_numpy(), alpha)
+            )
+    tests = pd.DataFrame(rows, columns=[*KEY, *_paired(np.zeros(0), np.zeros(0), alpha)])
+    for column in ("p", "p_wilcoxon"):
+        tests[f"{column}_holm"] = holm(tests[column].to_numpy(float))
+    return tests
+
+
+def holm(p: np.ndarray) -> np.ndarray:
+    """Holm's step-down adjusted p-values of an array; NaN stays NaN and does not count as a test."""
+    adjusted, known = np.full(len(p), np.nan), np.flatnonzero(~np.isnan(p))
+    order = known[np.argsort(p[known], kind="stable")]
+    adjusted[order] = np.minimum(1, np.maximum.accumulate(p[order] * np.arange(len(order), 0, -1)))
+    return adjusted
+
+
+def table1(metrics: pd.DataFrame, runtime: pd.DataFrame, tests: pd.DataFrame) -> pd.DataFrame:
+    """Table 1 as a tidy frame, one row per method and quantity (the metrics and ``seconds``), this run beside the paper.
+
+    Columns method, metric, n, mean, sd (of the sample, n - 1), stars, best; paper_mean, paper_sd, paper_stars, paper_best.
+    ``best`` marks the best mean of ANTs, MIRegNet and MIDiceRegNet (several at a tie), ``stars`` the paired t-test of the
+    best against that method. What the run or the paper does not have is NaN. The paper's five rows come first, then
+    further methods of the run.
+    """
+    key = ["pair_id", "method"]
+    measured = [metrics.melt(key, METRICS, "metric"), runtime.melt(key, [SECONDS], "metric")]
+    summary = pd.concat(measured).groupby(["method", "metric"])["value"].agg(n="count", mean="mean", sd="std")
+    methods = [*ROWS, *(m for m in METHODS if m not in ROWS and m in set(metrics["method"]))]
+    table = summary.reindex(pd.MultiIndex.from_product([methods, [*METRICS, SECONDS]], names=["method", "metric"]))
+    table["n"] = table["n"].fillna(0).astype(int)
+
+    marks = {(t.other, t.metric): stars(t.p) for t in tests.itertuples() if t.in_paper}
+    best = {(method, metric) for metric in METRICS for method in _best(_wide(metrics, metric), metric)}
+    paper = [_parse(PAPER.get(method, {}).get(metric, "")) for method, metric in table.index]
+    table["stars"] = [marks.get(cell, "") for cell in table.index]
+    table["best"] = [cell in best for cell in table.index]
+    table[["paper_mean", "paper_sd", "paper_stars"]] = pd.DataFrame(paper, index=table.index)
+    table["paper_best"] = [PAPER_BEST.get(metric) == method for method, metric in table.index]
+    return table.reset_index()
+
+
+def layout(table: pd.DataFrame, latex: bool = False) -> pd.DataFrame:
+    """The printed form of `table1`: the paper's five rows, a column for the paper and one for this run per quantity.
+
+    Cells are Markdown or LaTeX text: mean ± SD, the best in bold, the stars behind. Columns are two-level.
+    """
+    indexed = table.set_index(["method", "metric"])
+    columns = [(metric, side) for metric in ("dsc", "asd_mm", "hd_mm", SECONDS) for side in ("paper", "this run")]
+    columns += [(metric, "this run") for metric in ("tre_mm", "hd95_mm", "folding_percent", "sd_log_jacobian")]
+    cells = {
+        (_escape(LABELS[metric], latex), side): [_cell(indexed.loc[(m, metric)], side, metric, latex) for m in ROWS]
+        for metric, side in columns
+    }
+    return pd.DataFrame(cells, index=[METHODS[method] for method in ROWS])
+
+
+def caption(table: pd.DataFrame, runtime: pd.DataFrame, profile: str, source: str) -> str:
+    """What a reader needs to judge the table: number of pairs, profile, data, devices, definitions."""
+    devices = runtime.groupby("device", sort=False)["method"].unique()
+    timed = "; ".join(f"{', '.join(METHODS[m] for m in names)} on {device}" for device, names in devices.items())
+    return (
+        f"Results of the registration: mean ± SD over {table.loc[table['metric'] != SECONDS, 'n'].max()} test pairs "
+        f"(profile {profile}, data: {source}) beside the paper's (30 private CT pairs). Bold: the best of ANTs, MIRegNet "
+        "and MIDiceRegNet; paired t-test of the best against the other two: * p < 0.05, ** p < 0.01, *** p < 0.001. "
+        "DSC, ASD (symmetric mean surface distance), HD and HD95 of the lung masks; TRE at corresponding points; "
+        "folding: voxels with Jacobian determinant J ≤ 0. "
+        f"Runtime per pair: {timed or 'not measured'}."
+    )
+
+
+def markdown(table: pd.DataFrame, text: str) -> str:
+    """Table 1 in Markdown under the caption ``text``."""
+    flat = layout(table)
+    flat.columns = [f"{label}, {side}" for label, side in flat.columns]
+    return f"**Table 1.** {_escape(text, False)}\n\n" + flat.rename_axis("Method").to_markdown(disable_numparse=True)
+
+
+def latex(table: pd.DataFrame, text: str) -> str:
+    """Table 1 as a LaTeX ``table*`` with the caption ``text``; needs the packages booktabs and graphicx."""
+    printed = layout(table, latex=True)
+    tabular = printed.style.to_latex(hrules=True, multicol_align="c", column_format="l" + "c" * printed.shape[1])
+    lines = [
+        "% needs \\usepackage{booktabs} and \\usepackage{graphicx}",
+        r"\begin{table*}",
+        r"\centering",
+        f"\\caption{{{_escape(text, True)}}}",
+        r"\label{tab:registration}",
+        r"\resizebox{\textwidth}{!}{%",
+        tabular.strip() + "}",
+        r"\end{table*}",
+    ]
+    return "\n".join(lines)
+
+
+def write_table1(table: pd.DataFrame, text: str, folder: Path) -> None:
+    """Write ``table1.csv`` (tidy), ``table1.md`` and ``table1.tex``, the last two with the caption ``text``."""
+    table.to_csv(folder / "table1.csv", index=False, float_format="%.6g")
+    (folder / "table1.md").write_text(markdown(table, text) + "\n", encoding="utf-8")
+    (folder / "table1.tex").write_text(latex(table, text) + "\n", encoding="utf-8")
+
+
+def findings(table: pd.DataFrame, tests: pd.DataFrame) -> list[str]:
+    """What the numbers say, one sentence each: who is ahead by which metric, where TRE contradicts DSC, the paper."""
+    mean = table.pivot(index="method", columns="metric", values="mean")
+    absent = [method for method in ROWS if mean.loc[method, list(METRICS)].isna().all()]
+    present = [method for method in COMPARED if method not in absent]
+    said = [f"Not in this run: {', '.join(METHODS[m] for m in absent)}."] if absent else []
+    for metric in METRICS if len(present) > 1 else ():
+        ahead = table.loc[table["best"] & (table["metric"] == metric), "method"].tolist()
+        if ahead:
+            said.append(_ahead(metric, ahead, mean[metric], tests))
+    said += _tre_against_dsc(mean.loc[present])
+    return said + _against_paper(mean.loc[present], table)
+
+
+def _ahead(metric: str, ahead: list[str], mean: pd.Series, tests: pd.DataFrame) -> str:
+    behind = [
+        f"{METHODS[t.other]} {_number(mean[t.other], metric)} (p {_p(t.p)}, Holm {_p(t.p_holm)}, dz {t.cohen_dz:.2f})"
+        for t in tests.itertuples()
+        if t.metric == metric and t.in_paper and t.other not in ahead
+    ]
+    who = " and ".join(METHODS[m] for m in ahead)
+    first = f"{LABELS[metric]}: {who} {'tie' if len(ahead) > 1 else 'first'} at {_number(mean[ahead[0]], metric)}"
+    return f"{first}; then {', '.join(behind)}." if behind else f"{first}."
+
+
+def _tre_against_dsc(mean: pd.DataFrame) -> list[str]:
+    known = mean[["dsc", "tre_mm"]].dropna()
+    if len(known) < 2:
+        return []
+    said = [
+        f"TRE contradicts DSC: {METHODS[a]} overlaps better than {METHODS[b]} ({_number(known.dsc[a], 'dsc')} against "
+        f"{_number(known.dsc[b], 'dsc')}) yet misses the landmarks by more ({_number(known.tre_mm[a], 'tre_mm')} "
+        f"against {_number(known.tre_mm[b], 'tre_mm')} mm)."
+        for a, b in itertools.permutations(known.index, 2)
+        if known.dsc[a] > known.dsc[b] and known.tre_mm[a] > known.tre_mm[b]
+    ]
+    return said or ["TRE and DSC put the methods in the same order."]
+
+
+def _against_paper(mean: pd.DataFrame, table: pd.DataFrame) -> list[str]:
+    paper = table.pivot(index="method", columns="metric", values="paper_mean").loc[mean.index]
+    said = []
+    for metric in ("dsc", "asd_mm", "hd_mm") if len(mean) > 1 else ():
+        ascending = metric not in HIGHER_IS_BETTER
+        here, there = (frame[metric].sort_values(ascending=ascending).index.tolist() for frame in (mean, paper))
+        if mean[metric].notna().all():
+            order = ", ".join(METHODS[m] for m in here)
+            agree = "as in the paper" if here == there else f"in the paper {', '.join(METHODS[m] for m in there)}"
+            said.append(f"Order by {LABELS[metric]}, best first: {order}; {agree}.")
+    return said
+
+
+def _wide(metrics: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Values of one metric, pairs by compared methods, without methods that have none."""
+    chosen = metrics[metrics["method"].isin(COMPARED)]
+    wide = chosen.pivot(index="pair_id", columns="method", values=metric).reindex(columns=list(COMPARED))
+    return wide.dropna(axis=1, how="all")
+
+
+def _best(wide: pd.DataFrame, metric: str) -> list[str]:
+    """Methods of the best mean over the pairs that all of them have; more than one only when they tie."""
+    mean = wide.dropna().mean()
+    if mean.isna().all():
+        return []
+    return mean.index[mean == (mean.max() if metric in HIGHER_IS_BETTER else mean.min())].tolist()
+
+
+def _paired(one: np.ndarray, two: np.ndarray, alpha: float) -> dict[str, float]:
+    """The tests on two paired samples; a difference that is 0 in every pair is no evidence (p = 1), not an error."""
+    names = ("difference", "ci_low", "ci_high", "t", "p", "cohen_dz", "p_wilcoxon")
+    if len(one) < 2:
+        return dict.fromkeys(names, np.nan)
+    difference = one - two
+    mean, sd = difference.mean(), difference.std(ddof=1)
+    if not difference.any():
+        return dict(zip(names, (0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 1.0), strict=True))
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")  # scipy on constant or few differences; the numbers say the same
+        test = stats.ttest_rel(one, two)
+        low, high = test.confidence_interval(1 - alpha)
+        values = (mean, low, high, test.statistic, test.pvalue, mean / sd, stats.wilcoxon(difference).pvalue)
+    return dict(zip(names, map(float, values), strict=True))
+
+
+def _parse(printed: str) -> tuple[float, float, str]:
+    """Mean, SD and stars of a cell of the paper's table."""
+    mean, sd, marks = re.fullmatch(r"([\d.]*)(?: ± ([\d.]+))? ?(\**)", printed).groups()
+    return float(mean or "nan"), float(sd or "nan"), marks
+
+
+def _number(value: float, metric: str) -> str:
+    return format(value, DIGITS.get(metric, ".2f"))
+
+
+def _p(p: float) -> str:
+    return "not computed" if np.isnan(p) else "< 0.001" if p < 0.001 else f"= {p:.3f}"
+
+
+def _cell(row: pd.Series, side: str, metric: str, latex: bool) -> str:
+    prefix = "paper_" if side == "paper" else ""
+    mean, sd, best, marks = (row[prefix + name] for name in ("mean", "sd", "best", "stars"))
+    if np.isnan(mean):
+        return "–" if not latex else "--"
+    text = _number(mean, metric)
+    if not np.isnan(sd):
+        text += f" ± {_number(sd, metric)}"
+    text = _escape(text, latex)
+    if best:
+        text = f"\\textbf{{{text}}}" if latex else f"**{text}**"
+    return text + ((f"$^{{{marks}}}$" if latex else " " + marks.replace("*", "\\*")) if marks else "")
+
+
+def _escape(text: str, latex: bool) -> str:
+    if not latex:
+        return text.replace("*", "\\*")
+    for plain, tex in (("\\", r"\textbackslash "), ("%", r"\%"), ("_", r"\_"), ("&", r"\&"), ("#", r"\#"),
+                       ("±", r"$\pm$"), ("≤", r"$\leq$"), ("<", "$<$")):  # fmt: skip
+        text = text.replace(plain, tex)
+    return text
