@@ -19,7 +19,7 @@ def read_image(path: str | Path) -> sitk.Image:
     """One scalar 3D volume: a NIfTI, NRRD or MetaImage file, or a folder that holds one DICOM series.
 
     Raises FileNotFoundError when there is nothing at ``path``, and ValueError (one sentence naming the file) when it
-    cannot be read or is not a volume of finite numbers with at least 2 voxels along each axis.
+    cannot be read or is not a volume of finite numbers with at least 4 voxels along each axis.
     """
     image = _read(_read_dicom if Path(path).is_dir() else sitk.ReadImage, path)
     if image.GetDimension() == 4 and image.GetSize()[3] == 1:  # many NIfTI writers add an empty time axis
@@ -29,8 +29,8 @@ def read_image(path: str | Path) -> sitk.Image:
         raise ValueError(f"{path} has {image.GetDimension()} dimensions ({size}); give a file with a single 3D volume")
     if image.GetNumberOfComponentsPerPixel() != 1 or "complex" in image.GetPixelIDTypeAsString():
         raise ValueError(f"{path} holds a {image.GetPixelIDTypeAsString()} per voxel; give a scalar image")
-    if min(image.GetSize()) < 2:
-        raise ValueError(f"{path} has only {size} voxels; a volume needs at least 2 along each axis")
+    if min(image.GetSize()) < 4:  # ITK's filters ask for as many
+        raise ValueError(f"{path} has only {size} voxels; a volume needs at least 4 along each axis")
     if str(path).endswith((".nii", ".nii.gz")):
         bad = _non_finite_in_nifti(Path(path), image)
     else:

@@ -1,0 +1,81 @@
+"""Real thoracic CT through the manifest, when the scans of data_manifests/example_real_ct.csv are at hand.
+
+Their folder is MINE_REG_REAL_CT, or shared/data beside the repository. No two scans are of one person, so these tests
+show that real input is handled and say nothing about the accuracy of a registration.
+"""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import SimpleITK as sitk
+
+from mine_reg.itk import read_image
+from mine_reg.manifest import IMAGES, read_manifest
+from mine_reg.preprocess import load_pair, preprocess, read_pairs
+
+SCANS = ("cip64", "lidc1011", "popi00", "ricord1012")
+
+
+@pytest.fixture(scope="module")
+def manifest(repository, tmp_path_factory) -> Path:
+    """The example manifest with its ``ct/`` replaced by the folder of this machine."""
+    scans = Path(os.environ.get("MINE_REG_REAL_CT", repository.parent / "shared" / "data"))
+    if not all(list(scans.glob(f"{name}.n*")) for name in SCANS):
+        pytest.skip(f"no real CT in {scans}; set MINE_REG_REAL_CT to the folder of {', '.join(SCANS)}")
+    table = pd.read_csv(repository / "data_manifests" / "example_real_ct.csv")
+    for name in IMAGES[:4]:
+        table[name] = [str(scans.resolve() / Path(path).relative_to("ct")) for path in table[name]]
+    path = tmp_path_factory.mktemp("real") / "manifest.csv"
+    table.to_csv(path, index=False)
+    return path
+
+
+@pytest.fixture(scope="module")
+def preprocessed(manifest) -> Path:
+    folder = manifest.parent / "preprocessed"
+    preprocess(read_manifest(manifest), folder, size=[32, 32, 32], spacing_mm=10.0, window_hu=[-1000, 500],
+               start="centre_of_mass", split={}, seed=0, workers=1)
+    return folder
+
+
+def test_the_scans_are_as_real_exports_are(manifest):
+    """What preprocessing has to cope with: values far below air, and grids that differ in spacing, size and origin."""
+    scans = {Path(path).name: read_image(path) for path in read_manifest(manifest)["fixed"].unique()}
+    lowest = [sitk.GetArrayViewFromImage(scan).min() for scan in scans.values()]
+    assert min(lowest) < -1024
+    assert len({scan.GetSpacing() for scan in scans.values()}) > 1
+    assert len({scan.GetOrigin() for scan in scans.values()}) == len(scans)
+
+
+def test_every_pair_is_on_one_grid_with_its_lungs(preprocessed, manifest):
+    table, raw = read_pairs(preprocessed), read_manifest(manifest).set_index("pair_id")
+    assert table["split"].value_counts().to_dict() == {"train": 4, "test": 2, "validation": 1}
+    for row in table.itertuples():
+        pair = load_pair(preprocessed, row)
+        for name in ("fixed", "moving"):
+            image, mask = getattr(pair, name), getattr(pair, f"{name}_mask")
+            assert image.shape == mask.shape == (1, 32, 32, 32)
+            assert image.min() == 0 and image.max() <= 1  # air, and nothing below it
+            assert image[mask > 0].mean() < 0.35  # lung: well below -500 HU
+            original = read_image(raw.loc[row.pair_id, f"{name}_mask"])
+            litres = np.count_nonzero(sitk.GetArrayViewFromImage(original)) * np.prod(original.GetSpacing()) / 1e6
+            kept = mask.sum().item() * 10**3 / 1e6 / litres
+            assert 1.5 < litres < 8 and 0.9 < kept < 1.05, (row.pair_id, name, litres, kept)
+
+
+def test_bodies_start_on_top_of_each_other(preprocessed):
+    """Up to 380 mm apart as their headers say, and of different people; yet the lungs overlap roughly."""
+    table = read_pairs(preprocessed)
+    assert table[["start_x", "start_y", "start_z"]].abs().to_numpy().max() > 300
+    for row in table.itertuples():
+        pair = load_pair(preprocessed, row)
+        # 0.41 for lidc1011 and ricord1012, whose mask lacks the consolidated, posterior part of the lungs
+        both = pair.fixed_mask * pair.moving_mask
+        assert 2 * both.sum() / (pair.fixed_mask.sum() + pair.moving_mask.sum()) > 0.35, row.pair_id
+
+
+# The whole study on this manifest belongs here: a `make_study_copy(profile="smoke", data__source="manifest",
+# data__manifest=..., preprocess__start="centre_of_mass")`, `dvc repro`, and a look at its results/metrics.csv.
