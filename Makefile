@@ -25,7 +25,7 @@ smoke: $(READY) ## run the whole study in the smoke profile, in a temporary copy
 	python -m pytest -s -m pipeline
 
 lab: $(READY) ## open the notebooks in JupyterLab; what they write by hand goes to scratch/
-	jupyter lab --notebook-dir=$(CURDIR) --LabApp.default_url=/lab/tree/notebooks
+	jupyter lab --notebook-dir=$(CURDIR) --LabApp.default_url=/lab/tree/notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
 
 verify: $(READY) ## compare results/metrics.csv with the committed one
 	@python -m mine_reg.verify
