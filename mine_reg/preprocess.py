@@ -79,7 +79,7 @@ def preprocess(
 
     jobs = (joblib.delayed(_finished_or_error)(row, work, settings) for row in manifest.to_dict("records"))
     outcomes = joblib.Parallel(n_jobs=workers, return_as="generator_unordered")(jobs)
-    outcomes = list(tqdm(outcomes, total=len(manifest), desc="preprocess", unit="pair"))
+    outcomes = list(tqdm(outcomes, total=len(manifest), desc="preprocess", unit="pair", mininterval=2))
     errors = sorted(outcome for outcome in outcomes if outcome)
     if errors:
         count = f"{len(errors)} of {len(manifest)} pairs cannot be used:\n  " if len(errors) > 1 else ""
@@ -286,8 +286,8 @@ def _resampled(image: sitk.Image, grid: sitk.Image, outside: float) -> sitk.Imag
 
     From 0.78 mm to 1 mm linear interpolation still reads every voxel. From 0.78 x 0.78 x 1.25 mm to 5 mm it would read
     8 of about 160 and pass on their noise and aliased vessels. So along axes that become much coarser, the image is
-    blurred first, by the Gaussian that turns voxels as wide as the image's into voxels as wide as the grid's (full width
-    at half maximum; Cardoso et al., MICCAI 2015). Masks are treated alike: a voxel is lung when half of it is.
+    blurred first, by the Gaussian that turns voxels as wide as the image's into voxels as wide as the grid's (full
+    width at half maximum; Cardoso et al., MICCAI 2015). Masks are treated alike: a voxel is lung when half of it is.
     """
     step = grid.GetSpacing()[0]
     for axis, spacing in enumerate(image.GetSpacing()):
