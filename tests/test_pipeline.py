@@ -69,7 +69,11 @@ def test_stages_depend_on_the_numbers_they_read(repository, stages, notebook_sta
     params = YAML(typ="safe").load(repository / "params.yaml")
     for stage, notebook in notebook_stages.items():
         listed = set(stages[stage].get("params", []))
-        for section in re.findall(r"settings\(\s*\"(\w+)\"", code(repository / f"notebooks/{notebook}.ipynb")):
+        source = code(repository / f"notebooks/{notebook}.ipynb")
+        for section, key in re.findall(r"settings\(\s*\"(\w+)\"[^)]*\)(?:\.(\w+))?", source):
+            if key:  # one number of another section
+                assert f"{section}.{key}" in listed, f"{stage} reads {section}.{key}"
+                continue
             for profile, contents in params["profiles"].items():
                 if section in contents:
                     assert f"profiles.${{profile}}.{section}" in listed, f"{stage} reads {section} of profile {profile}"
