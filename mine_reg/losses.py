@@ -33,8 +33,7 @@ def mine(statistic: StatisticNet, moving: Tensor, fixed: Tensor) -> MutualInform
 
     Gradients flow into ``statistic`` and, through both expectations, into ``moving``.
     """
-    shuffled = fixed[:, torch.randperm(fixed.shape[1], device=fixed.device)]
-    return donsker_varadhan(statistic(moving, fixed), statistic(moving, shuffled))
+    return donsker_varadhan(*statistic(moving, fixed, torch.randperm(fixed.shape[1], device=fixed.device)))
 
 
 def mine_loss(information: MutualInformation, centring: float = 0.01) -> Tensor:

@@ -22,17 +22,21 @@ class StatisticNet(nn.Module):
 
     def __init__(self, width: int = 32, inputs: int = 1):
         super().__init__()
-        self.entrance_moving = nn.Linear(inputs, width)
-        self.entrance_fixed = nn.Linear(inputs, width)
-        self.joint = nn.Sequential(
-            nn.LeakyReLU(SLOPE), nn.Linear(2 * width, width), nn.LeakyReLU(SLOPE), nn.Linear(width, width),
-            nn.LeakyReLU(SLOPE), nn.Linear(width, 1),
+        self.entrance_moving, self.entrance_fixed = (
+            nn.Sequential(nn.Linear(inputs, width), nn.LeakyReLU(SLOPE), nn.Linear(width, width)) for _ in range(2)
         )
+        self.joint = nn.Sequential(nn.LeakyReLU(SLOPE), nn.Linear(width, width), nn.LeakyReLU(SLOPE), nn.Linear(width, 1))
 
-    def forward(self, moving: Tensor, fixed: Tensor) -> Tensor:
-        """Scores (B, N) of N voxels with C channels each: ``moving`` and ``fixed`` are (B, N, C), C = 1 for images."""
-        features = torch.cat([self.entrance_moving(moving), self.entrance_fixed(fixed)], dim=-1)
-        return self.joint(features)[..., 0]
+    def forward(self, moving: Tensor, fixed: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores (B, N) of T(M, F) and of T(M, F shuffled) for N voxels with C channels each, C = 1 for images.
+
+        moving, fixed : (B, N, C)
+        order : permutation (N,) that shuffles F. Its features are shuffled in place of its voxels: the same for a
+            1x1x1 T, at half the cost, and right for any T.
+        """
+        # a layer on concatenated maps is the sum of a layer on each; each entrance ends in its half of that layer
+        m, f = self.entrance_moving(moving), self.entrance_fixed(fixed)
+        return self.joint(m + f)[..., 0], self.joint(m + f[:, order])[..., 0]
 
 
 def convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:

@@ -41,7 +41,7 @@ def affine_points(theta: Tensor, points: Tensor, size: Sequence[int]) -> Tensor:
     """Points (B, N, 3) after the affine map ``theta`` (B, 3, 4), which acts on normalised x, y, z as in ``affine_grid``."""
     half = _half_extent(size, points)
     normalised = (points / half - 1).flip(-1)
-    mapped = normalised @ theta[:, :, :3].transpose(1, 2) + theta[:, None, :, 3]
+    mapped = torch.baddbmm(theta[:, None, :, 3], normalised, theta[:, :, :3].transpose(1, 2))
     return (mapped.flip(-1) + 1) * half
 
 

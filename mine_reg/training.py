@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import logging
 import shutil
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -251,6 +253,9 @@ def fit(module: RegistrationTraining, pairs: Path, out: Path, work: Path, curves
             sampler=DistributedSampler(data, num_replicas=1, rank=0, shuffle=training, seed=cfg.seed),
         )
 
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # hardware and advertisements at every start
+    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty|.*does not have many workers")
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*|Starting from v1.9.0")  # Lightning's own use of torch
     work = work / _fingerprint(cfg, pairs)
     last = work / "last.ckpt"
     if not last.exists():

@@ -62,7 +62,7 @@ def test_gradients_reach_the_moving_image_and_the_statistic_net():
     statistic = StatisticNet()
     moving, fixed = torch.rand(1, 200, 1, requires_grad=True), torch.rand(1, 200, 1)
     mine_loss(mine(statistic, moving, fixed)).backward()
-    assert moving.grad.abs().sum() > 0 and statistic.entrance_fixed.weight.grad.abs().sum() > 0
+    assert moving.grad.abs().sum() > 0 and statistic.entrance_fixed[0].weight.grad.abs().sum() > 0
 
 
 def test_centring_penalises_the_log_partition():

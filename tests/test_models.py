@@ -46,10 +46,11 @@ def test_first_stride_sets_the_resolution_of_the_field(stride, expected):
 
 def test_statistic_net_scores_each_voxel_alone():
     torch.manual_seed(0)
-    statistic = StatisticNet()
+    statistic, order = StatisticNet(), torch.randperm(50)
     moving, fixed = torch.rand(2, 2, 50, 1)
-    order = torch.randperm(50)
-    torch.testing.assert_close(statistic(moving, fixed)[:, order], statistic(moving[:, order], fixed[:, order]))
+    joint, marginal = statistic(moving, fixed, order)
+    torch.testing.assert_close(statistic(moving, fixed[:, order], order)[0], marginal)
+    torch.testing.assert_close(statistic(moving[:, order], fixed[:, order], order)[0], joint[:, order])
 
 
 def test_images_of_different_size_are_refused():

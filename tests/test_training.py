@@ -1,0 +1,125 @@
+"""Training: augmentation, composition of affine maps, learning on tiny pairs, restart, refusal of data that cannot train."""
+
+import shutil
+from types import SimpleNamespace
+
+import lightning
+import pandas as pd
+import pytest
+import torch
+
+from mine_reg.data import make_phantom_pairs
+from mine_reg.preprocess import preprocess
+from mine_reg.manifest import read_manifest
+from mine_reg.spatial import affine_points, grid_points
+from mine_reg.study import settings
+from mine_reg.training import (
+    AffineTraining, DeformTraining, augment, compose_affine, fit, random_affine, shift_and_flip,
+)
+from mine_reg.weights import load_affinenet, load_deformnet
+
+
+def test_a_shift_pads_with_air_and_crops():
+    volume = torch.arange(27.0).reshape(1, 1, 3, 3, 3) + 1
+    moved = shift_and_flip(volume, [1, 0, -1], [])
+    assert moved.shape == volume.shape
+    torch.testing.assert_close(moved[0, 0, 1:, :, :2], volume[0, 0, :2, :, 1:])
+    assert (moved[0, 0, 0] == 0).all() and (moved[0, 0, :, :, 2] == 0).all()
+
+
+def test_augmentation_moves_images_and_masks_of_a_pair_together():
+    torch.manual_seed(0)
+    volume = torch.rand(1, 1, 8, 8, 8)
+    batch = augment({"fixed": volume, "moving": volume.clone(), "fixed_mask": volume.clone(), "pair_id": ["a"]}, 2, [0, 1, 2])
+    assert (batch["fixed"] == batch["moving"]).all() and (batch["fixed"] == batch["fixed_mask"]).all()
+    assert batch["pair_id"] == ["a"] and not (batch["fixed"] == volume).all()
+
+
+def test_composition_of_affine_maps_is_composition_of_functions():
+    torch.manual_seed(0)
+    outer, inner = random_affine(2, 20, 0.2, 0.2, torch.device("cpu")), random_affine(2, 20, 0.2, 0.2, torch.device("cpu"))
+    points, size = grid_points((5, 6, 7)).expand(2, -1, -1), (5, 6, 7)
+    torch.testing.assert_close(affine_points(compose_affine(outer, inner), points, size),
+                               affine_points(outer, affine_points(inner, points, size), size), rtol=1e-4, atol=1e-4)
+
+
+def test_random_affine_without_limits_is_the_identity():
+    torch.testing.assert_close(random_affine(3, 0, 0, 0, torch.device("cpu")), torch.eye(3, 4).expand(3, -1, -1))
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pairs")
+    make_phantom_pairs(folder / "raw", pairs=5, size=(24, 24, 24), spacing_mm=13.0, seed=3, workers=1)
+    preprocess(read_manifest(folder / "raw/manifest.csv"), folder / "pairs", size=(24, 24, 24), spacing_mm=13.0,
+               window_hu=(-1000, 500), start="scanner", split={"train": 3, "validation": 1, "test": 1}, seed=0, workers=1)
+    return folder / "pairs"
+
+
+def small(section: str, **changes) -> SimpleNamespace:
+    cfg = settings(section, profile="smoke", batch_size=1, samples=2048, validate_every=1, channels=[4, 8])
+    return SimpleNamespace(**{**vars(cfg), "steps": 6, "warmup_steps": 2, "accelerator": "cpu", **changes})
+
+
+def train(module_class, cfg, pairs, folder, *args) -> dict:
+    lightning.seed_everything(cfg.seed, verbose=False)
+    return fit(module_class(cfg, *args), pairs, folder / "out", folder / "work", folder / "curves")
+
+
+@pytest.mark.parametrize("loss", ["miregnet", "midiceregnet"])
+def test_both_networks_train_and_load(pairs, tmp_path, loss):
+    result = train(AffineTraining, small("affinenet", loss=loss), pairs, tmp_path / "a")
+    assert 0 < result["val_dsc"] < 1 and result["skipped_steps"] == 0
+    train(DeformTraining, small("deformnet", loss=loss), pairs, tmp_path / "d", load_affinenet(tmp_path / "a/out"))
+    load_deformnet(tmp_path / "d/out")
+    curve = pd.read_csv(next((tmp_path / "d/curves").rglob("dsc.tsv")), sep="\t")
+    assert len(curve) == 2  # six steps are two epochs of three pairs, each validated
+    assert not any((tmp_path / "d/work").iterdir())  # checkpoints go when the training is complete
+
+
+class Interrupted(Exception):
+    pass
+
+
+def test_an_interrupted_training_ends_with_the_weights_of_an_uninterrupted_one(pairs, tmp_path, monkeypatch):
+    cfg = small("affinenet", steps=12)
+    train(AffineTraining, cfg, pairs, tmp_path / "whole")
+
+    step = AffineTraining.training_step
+
+    def stop(module, batch, index):
+        if module.global_step == 8:
+            raise Interrupted
+        return step(module, batch, index)
+
+    with monkeypatch.context() as patched, pytest.raises(Interrupted):
+        patched.setattr(AffineTraining, "training_step", stop)
+        train(AffineTraining, cfg, pairs, tmp_path / "parts")
+    assert not (tmp_path / "parts/out").exists()
+    train(AffineTraining, cfg, pairs, tmp_path / "parts")
+
+    whole, parts = (load_affinenet(tmp_path / name / "out").state_dict() for name in ("whole", "parts"))
+    for name, value in whole.items():
+        torch.testing.assert_close(parts[name], value, rtol=0, atol=0)
+    curves = [pd.read_csv(next((tmp_path / name / "curves").rglob("dsc.tsv")), sep="\t") for name in ("whole", "parts")]
+    assert curves[0]["step"].tolist() == curves[1]["step"].tolist()
+
+
+def test_steps_with_gradients_that_are_not_finite_are_skipped_and_counted(pairs, tmp_path):
+    class Broken(AffineTraining):
+        def training_step(self, batch, index):
+            loss = super().training_step(batch, index)
+            return loss * float("nan") if self.global_step == 1 else loss
+
+    result = train(Broken, small("affinenet", steps=3), pairs, tmp_path)
+    assert result["skipped_steps"] == 1
+    assert all(torch.isfinite(value).all() for value in load_affinenet(tmp_path / "out").state_dict().values())
+
+
+def test_an_empty_split_is_named(pairs, tmp_path):
+    copy = tmp_path / "pairs"
+    shutil.copytree(pairs, copy)
+    table = pd.read_csv(copy / "pairs.csv")
+    table[table["split"] != "validation"].to_csv(copy / "pairs.csv", index=False)
+    with pytest.raises(ValueError, match="no pair in split 'validation'"):
+        train(AffineTraining, small("affinenet"), copy, tmp_path)
