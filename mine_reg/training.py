@@ -18,35 +18,36 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from tqdm import tqdm
 
-from mine_reg.losses import mine, mine_loss, soft_dice, total_variation
+from mine_reg.losses import MutualInformation, mine, mine_loss, soft_dice, total_variation
 from mine_reg.models import AffineNet, DeformNet, StatisticNet
 from mine_reg.preprocess import load_pair, read_pairs
 from mine_reg.spatial import grid_points, sample_at, total_displacement, transform_points, warp
 from mine_reg.weights import save_network
 
-# ------------------------------------------------------------------------------------------------------- data
+VOLUMES = ("fixed", "moving", "fixed_mask", "moving_mask")
+POINTS = ("fixed_points", "moving_points", "spacing_mm")  # for validation alone; pairs differ in their number
 
 
 class PairDataset(Dataset):
-    """Preprocessed pairs of one split as dictionaries of tensors ``(C, D, H, W)``; kept in memory when asked to.
+    """Preprocessed pairs of one split as dictionaries of tensors (C, D, H, W); kept in memory when asked to.
 
-    Masks of a pair without masks, and points of a pair without points, are left out.
+    names : attributes of ``preprocess.Pair`` to deliver; those that a pair does not have are left out
     """
 
-    def __init__(self, folder: Path, split: str, in_memory: bool):
-        self.folder, self.rows = folder, read_pairs(folder, split)["pair_id"].tolist()
-        self.kept = [self._load(pair_id) for pair_id in self.rows] if in_memory else None
+    def __init__(self, folder: Path, split: str, names: tuple[str, ...], in_memory: bool):
+        self.folder, self.names = folder, names
+        self.pair_ids = read_pairs(folder, split)["pair_id"].tolist()
+        self.kept = [self._load(pair_id) for pair_id in self.pair_ids] if in_memory else None
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.pair_ids)
 
     def __getitem__(self, index: int) -> dict:
-        return self.kept[index] if self.kept else self._load(self.rows[index])
+        return self.kept[index] if self.kept else self._load(self.pair_ids[index])
 
     def _load(self, pair_id: str) -> dict:
         pair = load_pair(self.folder, pair_id)
-        names = ("pair_id", "fixed", "moving", "fixed_mask", "moving_mask", "fixed_points", "moving_points", "spacing_mm")
-        values = {name: getattr(pair, name) for name in names}
+        values = {name: getattr(pair, name) for name in self.names}
         return {name: value for name, value in values.items() if value is not None}
 
 
@@ -58,11 +59,10 @@ def shift_and_flip(volume: Tensor, shift: list[int], flips: list[int]) -> Tensor
 
 
 def augment(batch: dict, shift_voxels: int, flip_axes: list[int]) -> dict:
-    """One random shift and flip for all volumes of a training batch, so that a pair stays a pair."""
+    """One random shift and flip for all volumes (B, C, D, H, W) of a training batch, so that a pair stays a pair."""
     shift = torch.randint(-shift_voxels, shift_voxels + 1, (3,)).tolist()
     flips = [axis for axis in flip_axes if torch.rand(()) < 0.5]
-    return {name: shift_and_flip(value, shift, flips) if torch.is_tensor(value) and value.dim() == 5 else value
-            for name, value in batch.items()}
+    return {name: shift_and_flip(volume, shift, flips) for name, volume in batch.items()}
 
 
 def random_affine(count: int, degrees: float, translation: float, scale: float, device: torch.device) -> Tensor:
@@ -84,9 +84,6 @@ def compose_affine(outer: Tensor, inner: Tensor) -> Tensor:
     """The map x -> outer(inner(x)) of two affine maps (B, 3, 4)."""
     matrix = outer[:, :, :3]
     return torch.cat([matrix @ inner[:, :, :3], matrix @ inner[:, :, 3:] + outer[:, :, 3:]], dim=2)
-
-
-# ---------------------------------------------------------------------------------------------------- training
 
 
 class RegistrationTraining(L.LightningModule):
@@ -111,9 +108,7 @@ class RegistrationTraining(L.LightningModule):
         theta, dvf = self.register_training(batch)
         information, dice = self.similarity(batch, theta, dvf, self.cfg.samples)
         loss = self.cfg.lambda_mine * mine_loss(information, self.cfg.centring)
-        log = {"mine": information.estimate.mean(), "log_partition": information.log_partition.mean()}
-        if dice is not None:
-            log["dice"] = dice
+        log = {"mine": information.estimate.mean(), "log_partition": information.log_partition.mean(), "dice": dice}
         if self.cfg.loss == "midiceregnet":
             loss = loss - self.cfg.lambda_dice * dice
         if dvf is not None:
@@ -127,35 +122,30 @@ class RegistrationTraining(L.LightningModule):
     def register_training(self, batch: dict) -> tuple[Tensor, Tensor | None]:
         return self.register(batch["fixed"], batch["moving"])
 
-    def similarity(self, batch: dict, theta: Tensor, dvf: Tensor | None, samples: int):
-        """MINE (eq. 4) and, with masks, soft Dice (eq. 6) at ``samples`` random voxels of the whole fixed grid.
+    def similarity(self, batch: dict, theta: Tensor, dvf: Tensor | None, samples: int) -> tuple[MutualInformation, Tensor]:
+        """MINE (eq. 4) and soft Dice (eq. 6) at ``samples`` random voxels of the whole fixed grid.
 
         The moving image is sampled at those voxels only, once, through the composed map. The region never depends on the
         transform, which could otherwise raise the estimate by choosing what to look at.
         """
-        fixed = batch["fixed"]
-        size = fixed.shape[2:]
-        chosen = torch.randperm(size.numel(), device=fixed.device)[:samples]
-        points = grid_points(size, fixed.device)[:, chosen].expand(len(fixed), -1, -1)
-        masks = ["moving_mask"] if "moving_mask" in batch and "fixed_mask" in batch else []
-        volumes = torch.cat([batch[name] for name in ["moving", *masks]], dim=1)
-        moved = sample_at(volumes, transform_points(points, size, theta, dvf), size)
-        information = mine(self.statistic, moved[..., :1], fixed.flatten(1)[:, chosen, None])
-        return information, soft_dice(moved[..., 1], batch["fixed_mask"].flatten(1)[:, chosen]) if masks else None
+        size = batch["fixed"].shape[2:]
+        chosen = torch.randperm(size.numel(), device=theta.device)[:samples]
+        points = grid_points(size, theta.device)[:, chosen].expand(len(theta), -1, -1)
+        volumes = torch.cat([batch["moving"], batch["moving_mask"]], dim=1)
+        moved, moved_mask = sample_at(volumes, transform_points(points, size, theta, dvf)).split(1, dim=-1)
+        fixed, fixed_mask = (batch[name].flatten(1)[:, chosen] for name in ("fixed", "fixed_mask"))
+        return mine(self.statistic, moved, fixed[..., None]), soft_dice(moved_mask[..., 0], fixed_mask)
 
     def validation_step(self, batch: dict, _index: int) -> None:
         size = batch["fixed"].shape[2:]
         theta, dvf = self.register(batch["fixed"], batch["moving"])
-        log = {"mine": self.similarity(batch, theta, dvf, size.numel())[0].estimate.mean()}
-        if "moving_mask" in batch and "fixed_mask" in batch:
-            moved_mask = warp(batch["moving_mask"], total_displacement(theta, dvf, size), mode="nearest")
-            log["dsc"] = soft_dice(moved_mask.flatten(1), batch["fixed_mask"].flatten(1))
+        information, _ = self.similarity(batch, theta, dvf, size.numel())
+        moved_mask = warp(batch["moving_mask"], total_displacement(theta, dvf, size), mode="nearest")
+        log = {"mine": information.estimate.mean(), "dsc": soft_dice(moved_mask.flatten(1), batch["fixed_mask"].flatten(1))}
         if "moving_points" in batch and "fixed_points" in batch:
             error = transform_points(batch["fixed_points"], size, theta, dvf) - batch["moving_points"]
-            spacing = torch.stack([torch.as_tensor(s, device=error.device) for s in batch["spacing_mm"]], dim=-1)
-            log["tre_mm"] = (error * spacing).norm(dim=-1).mean()
-        self.log_dict({f"val_{name}": value for name, value in log.items()}, batch_size=len(batch["fixed"]),
-                      sync_dist=True)
+            log["tre_mm"] = (error * torch.stack(batch["spacing_mm"], dim=-1)).norm(dim=-1).mean()
+        self.log_dict({f"val_{name}": value for name, value in log.items()}, batch_size=1, sync_dist=True)
 
     def configure_optimizers(self) -> dict:
         optimiser = torch.optim.Adam(
@@ -163,14 +153,16 @@ class RegistrationTraining(L.LightningModule):
              {"params": self.statistic.parameters(), "lr": self.cfg.statistic_learning_rate}],
             weight_decay=self.cfg.weight_decay,
         )
-        warmup = torch.optim.lr_scheduler.LinearLR(optimiser, 0.01, total_iters=self.cfg.warmup_steps)
-        decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(1, self.cfg.steps - self.cfg.warmup_steps))
-        schedule = torch.optim.lr_scheduler.SequentialLR(optimiser, [warmup, decay], [self.cfg.warmup_steps])
+        steps = self.trainer.estimated_stepping_batches
+        warmup_steps = min(self.cfg.warmup_steps, steps // 2)
+        warmup = torch.optim.lr_scheduler.LinearLR(optimiser, 0.01, total_iters=warmup_steps)
+        decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps - warmup_steps)
+        schedule = torch.optim.lr_scheduler.SequentialLR(optimiser, [warmup, decay], [warmup_steps])
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def on_train_epoch_start(self) -> None:
-        # random numbers depend on seed and epoch alone, so a resumed run draws what an uninterrupted one would
-        torch.manual_seed(self.cfg.seed * 100_003 + self.current_epoch)
+    def on_train_batch_start(self, _batch: dict, _index: int) -> None:
+        # random numbers depend on seed and step alone, so a resumed run draws what an uninterrupted one would
+        torch.manual_seed(self.cfg.seed * 1_000_003 + self.global_step)
 
     def on_before_optimizer_step(self, _optimiser: torch.optim.Optimizer) -> None:
         gradients = [p.grad for p in self.parameters() if p.grad is not None]
@@ -184,7 +176,7 @@ class AffineTraining(RegistrationTraining):
     """Trains AffineNet; the moving image may be given a random affine map to widen the capture range (our addition)."""
 
     def __init__(self, cfg: SimpleNamespace):
-        super().__init__(AffineNet(cfg.channels), cfg)
+        super().__init__(AffineNet(cfg.channels, cfg.largest_size), cfg)
 
     def register(self, fixed: Tensor, moving: Tensor) -> tuple[Tensor, None]:
         return self.network(fixed, moving), None
@@ -216,7 +208,7 @@ class Progress(Callback):
     """One plain bar over all steps and a line for each validation, readable in a terminal, a notebook and a log."""
 
     def on_train_start(self, trainer: L.Trainer, _module: L.LightningModule) -> None:
-        self.bar = tqdm(total=trainer.max_steps, initial=trainer.global_step, desc="training", unit="step", mininterval=5)
+        self.bar = tqdm(total=trainer.estimated_stepping_batches, initial=trainer.global_step, desc="training", unit="step", mininterval=5)
 
     def on_train_batch_end(self, _trainer: L.Trainer, *_args) -> None:
         self.bar.update()
@@ -237,16 +229,17 @@ def fit(module: RegistrationTraining, pairs: Path, out: Path, work: Path, curves
     work : checkpoints live here until the training is complete; an interrupted run with the same settings and data
         goes on from the last one, and draws the same random numbers as an uninterrupted run
 
-    Returns the validation metrics of the restored model. Raises ValueError when a split is empty or masks are missing.
+    Returns the validation metrics of the restored model. Raises ValueError when a split is empty or the last
+    epoch would not be validated.
     """
     cfg = module.cfg
+    if cfg.epochs % cfg.validate_every:
+        raise ValueError(f"epochs ({cfg.epochs}) must be a multiple of validate_every ({cfg.validate_every})")
     loaders = {}
-    for split in ("train", "validation"):
-        data = PairDataset(pairs, split, cfg.in_memory)
+    for split, names in {"train": VOLUMES, "validation": VOLUMES + POINTS}.items():
+        data = PairDataset(pairs, split, names, cfg.in_memory)
         if not len(data):
             raise ValueError(f"{pairs / 'pairs.csv'} has no pair in split {split!r}; give it at least one")
-        if not {"fixed_mask", "moving_mask"} <= set(data[0]) and (split == "validation" or cfg.loss == "midiceregnet"):
-            raise ValueError(f"pair {data[0]['pair_id']} of split {split!r} has no masks; {cfg.loss} needs them there")
         training = split == "train"
         loaders[split] = DataLoader(
             data, cfg.batch_size if training else 1, num_workers=cfg.loader_workers, persistent_workers=cfg.loader_workers > 0,
@@ -254,30 +247,34 @@ def fit(module: RegistrationTraining, pairs: Path, out: Path, work: Path, curves
         )
 
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # hardware and advertisements at every start
-    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty|.*does not have many workers")
+    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty|.*does not have many workers|.*in eval mode")
     warnings.filterwarnings("ignore", message=".*LeafSpec.*|Starting from v1.9.0")  # Lightning's own use of torch
     work = work / _fingerprint(cfg, pairs)
     last = work / "last.ckpt"
     if not last.exists():
         shutil.rmtree(work, ignore_errors=True)
-    checkpoint = ModelCheckpoint(work, filename="best", monitor="val_dsc", mode="max", save_last=True,
-                                 enable_version_counter=False)
+    # saved after the epoch, not after its validation: Lightning would resume the latter in the middle of the epoch
+    when = {"every_n_epochs": cfg.validate_every, "save_on_train_epoch_end": True, "enable_version_counter": False}
+    best = ModelCheckpoint(work, filename="best", monitor="val_dsc", mode="max", **when)
+    newest = ModelCheckpoint(work, filename="last", **when)
     logger = DVCLiveLogger(dir=str(work / "curves"), save_dvc_exp=False, dvcyaml=None, report=None, resume=last.exists())
     trainer = L.Trainer(
-        max_steps=cfg.steps, max_epochs=-1, accelerator=cfg.accelerator, devices=1, precision=cfg.precision,
+        max_epochs=cfg.epochs, accelerator=cfg.accelerator, devices=1, precision=cfg.precision,
         gradient_clip_val=cfg.gradient_clip, check_val_every_n_epoch=cfg.validate_every, num_sanity_val_steps=0,
-        callbacks=[checkpoint, Progress()], logger=logger, enable_progress_bar=False, enable_model_summary=False,
+        callbacks=[best, newest, Progress()], logger=logger, enable_progress_bar=False, enable_model_summary=False,
         log_every_n_steps=1, default_root_dir=work,
     )
     if last.exists():
-        _drop_rows_after(work / "curves", torch.load(last, weights_only=False)["global_step"])
+        state = torch.load(last, weights_only=False)
+        loaders["train"].sampler.set_epoch(state["epoch"] + 1)  # Lightning makes the first order before it says the epoch
+        _drop_rows_after(work / "curves", state["global_step"])
     trainer.fit(module, loaders["train"], loaders["validation"], ckpt_path=last if last.exists() else None)
-    module.load_state_dict(torch.load(checkpoint.best_model_path, weights_only=False)["state_dict"])
+    module.load_state_dict(torch.load(best.best_model_path, weights_only=False)["state_dict"])
 
     out.mkdir(parents=True, exist_ok=True)
     save_network(module.network, vars(cfg), out)
     shutil.copytree(work / "curves", curves, dirs_exist_ok=True)
-    result = {"val_dsc": float(checkpoint.best_model_score), "skipped_steps": module.skipped}
+    result = {"val_dsc": float(best.best_model_score), "skipped_steps": module.skipped}
     shutil.rmtree(work)
     return result
 

@@ -19,7 +19,7 @@ def save_network(network: nn.Module, settings: dict, folder: Path) -> None:
 def load_affinenet(folder: Path) -> AffineNet:
     """The AffineNet in ``folder``, ready for inference. Raises FileNotFoundError when there is none."""
     settings = _settings(folder)
-    return _restore(AffineNet(settings["channels"]), folder)
+    return _restore(AffineNet(settings["channels"], settings["largest_size"]), folder)
 
 
 def load_deformnet(folder: Path) -> DeformNet:
