@@ -56,7 +56,8 @@ def ants_register(fixed_path: str | Path, moving_path: str | Path, folder: str |
 
     # ants.registration() of antspyx 0.6.3 ignores a keyword `random_seed`; only this reaches antsRegistration
     ants.config.set_ants_deterministic(on=False, seed_value=settings["seed"])
-    fixed, moving = ants.image_read(str(fixed_path)), ants.image_read(str(moving_path))
+    # ANTs starts at coinciding centres of mass; with air at 0, as for the networks, these are the bodies' and always exist
+    fixed, moving = (image - image.min() for image in (ants.image_read(str(fixed_path)), ants.image_read(str(moving_path))))
     folder = Path(folder)
     with _caught_output() as said:
         start = time.perf_counter()

@@ -1,0 +1,208 @@
+"""Table 1 and its tests against scipy, statsmodels and hand calculation; ties, few pairs and missing methods."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from mine_reg.metrics import METRICS
+from mine_reg.statistics import (
+    ACCURACY,
+    COMPARED,
+    METHODS,
+    PAPER,
+    ROWS,
+    caption,
+    findings,
+    holm,
+    latex,
+    markdown,
+    paired_tests,
+    stars,
+    table1,
+    write_table1,
+)
+
+MEANS = {  # DSC and TRE disagree about MIDiceRegNet and ANTs
+    "none": {"dsc": 0.90, "tre_mm": 8.0},
+    "inter_observer": {"dsc": 0.99, "tre_mm": math.nan},
+    "ants_affine": {"dsc": 0.93, "tre_mm": 3.0},
+    "ants": {"dsc": 0.95, "tre_mm": 1.8},
+    "miregnet": {"dsc": 0.96, "tre_mm": 1.5},
+    "midiceregnet": {"dsc": 0.97, "tre_mm": 2.2},
+}
+
+
+@pytest.fixture
+def metrics():
+    random, rows = np.random.default_rng(0), []
+    for number in range(12):
+        difficulty = random.normal()
+        for method, mean in MEANS.items():
+            noise = random.normal(size=2)
+            row = {"pair_id": f"p{number:02d}", "method": method}
+            row |= {metric: 1 + difficulty / 5 + random.normal() / 4 for metric in METRICS}
+            row |= {"dsc": mean["dsc"] + 0.002 * difficulty + 0.001 * noise[0], "folding_percent": 0.0}
+            rows.append(row | {"tre_mm": mean["tre_mm"] + 0.1 * difficulty + 0.05 * noise[1]})
+    return pd.DataFrame(rows)
+
+
+@pytest.fixture
+def runtime():
+    rows = [{"pair_id": "p00", "method": m, "device": "cpu, 1 thread(s)", "seconds": 3.0} for m in COMPARED]
+    return pd.DataFrame(rows)
+
+
+def values(metrics, method, metric):
+    return metrics[metrics["method"] == method].sort_values("pair_id")[metric].to_numpy()
+
+
+def row(tests, **where):
+    return tests.loc[(tests[list(where)] == pd.Series(where)).all(axis=1)].iloc[0]
+
+
+def test_the_best_is_tested_against_the_other_two_as_in_the_paper(metrics):
+    tests = paired_tests(metrics)
+    dsc = tests[(tests["metric"] == "dsc") & tests["in_paper"]]
+    assert set(dsc["better"]) == {"midiceregnet"} and set(dsc["other"]) == {"ants", "miregnet"}
+    tre = tests[(tests["metric"] == "tre_mm") & tests["in_paper"]]
+    assert set(tre["better"]) == {"miregnet"}  # lower is better
+    assert (tests.groupby("metric").size() == 3).all()
+
+
+def test_numbers_equal_scipy(metrics):
+    found = row(paired_tests(metrics, alpha=0.1), metric="dsc", better="midiceregnet", other="ants")
+    one, two = (values(metrics, method, "dsc") for method in ("midiceregnet", "ants"))
+    expected = stats.ttest_rel(one, two)
+    interval = expected.confidence_interval(0.9)
+    assert found["p"] == pytest.approx(expected.pvalue) and found["t"] == pytest.approx(expected.statistic)
+    assert (found["ci_low"], found["ci_high"]) == pytest.approx(tuple(interval))
+    assert found["p_wilcoxon"] == pytest.approx(stats.wilcoxon(one, two).pvalue)
+    assert found["cohen_dz"] == pytest.approx(expected.statistic / math.sqrt(12))  # dz = t / sqrt(n)
+    assert found["difference"] == pytest.approx((one - two).mean())
+
+
+def test_holm():
+    assert holm(np.array([0.01, np.nan, 0.04, 0.03])) == pytest.approx([0.03, np.nan, 0.06, 0.06], nan_ok=True)
+    multitest = pytest.importorskip("statsmodels.stats.multitest")
+    p = np.random.default_rng(1).uniform(size=40) ** 3
+    assert holm(p) == pytest.approx(multitest.multipletests(p, method="holm")[1])
+    assert len(holm(np.array([]))) == 0
+
+
+def test_stars():
+    assert [stars(p) for p in (0.05, 0.049, 0.0099, 0.00099, math.nan)] == ["", "*", "**", "***", ""]
+
+
+def test_no_difference_at_all_is_no_evidence(metrics, runtime):
+    tests = paired_tests(metrics)
+    folding = tests[tests["metric"] == "folding_percent"]
+    assert (folding[["p", "p_wilcoxon"]] == 1).all(axis=None) and (folding["cohen_dz"] == 0).all()
+    metrics["dsc"] = 0.9
+    table = table1(metrics, runtime, paired_tests(metrics))
+    dsc = table[(table["metric"] == "dsc") & table["method"].isin(COMPARED)]
+    assert dsc["best"].all() and (dsc["stars"] == "").all()
+    assert "DSC: ANTs and MIRegNet and MIDiceRegNet tie at 0.900." in findings(table, paired_tests(metrics))
+
+
+def test_a_constant_difference_is_not_an_error(metrics):
+    better = metrics["method"] == "midiceregnet"
+    metrics.loc[better, "dsc"] = values(metrics, "ants", "dsc") + 0.25
+    found = row(paired_tests(metrics), metric="dsc", better="midiceregnet", other="ants")
+    assert found["p"] < 1e-6 and found["difference"] == pytest.approx(0.25)
+
+
+def test_one_pair_gives_no_test_and_no_crash(metrics, runtime):
+    one = metrics[metrics["pair_id"] == "p00"]
+    tests = paired_tests(one)
+    assert tests[["p", "p_wilcoxon", "p_holm", "cohen_dz", "ci_low"]].isna().all(axis=None) and (tests["n"] == 1).all()
+    table = table1(one, runtime, tests)
+    assert (table["stars"] == "").all() and "not computed" in " ".join(findings(table, tests))
+    assert "nan" not in markdown(table, "")
+
+
+@pytest.mark.parametrize("missing", [["ants"], ["miregnet", "midiceregnet"], list(COMPARED), ["inter_observer"]])
+def test_missing_methods_are_named_and_tolerated(metrics, runtime, missing):
+    some = metrics[~metrics["method"].isin(missing)]
+    tests = paired_tests(some)
+    table = table1(some, runtime, tests)
+    assert findings(table, tests)[0] == f"Not in this run: {', '.join(METHODS[m] for m in missing)}."
+    assert markdown(table, "").count("\n| ") == 1 + len(ROWS) and latex(table, "")
+
+
+def test_a_failed_pair_is_left_out_of_that_methods_tests(metrics):
+    some = metrics[~((metrics["method"] == "ants") & (metrics["pair_id"] == "p03"))]
+    tests = paired_tests(some)
+    assert row(tests, metric="dsc", better="miregnet", other="ants")["n"] == 11
+    assert row(tests, metric="dsc", better="midiceregnet", other="miregnet")["n"] == 12
+
+
+def test_a_lost_mask_gives_no_test_but_no_crash(metrics, runtime):
+    metrics.loc[(metrics["method"] == "ants") & (metrics["pair_id"] == "p03"), ["asd_mm", "hd_mm"]] = math.inf
+    tests = paired_tests(metrics)
+    assert math.isnan(row(tests, metric="asd_mm", other="ants", in_paper=True)["p"])
+    assert "inf" in markdown(table1(metrics, runtime, tests), "")
+
+
+def test_table_holds_this_run_beside_the_paper(metrics, runtime):
+    table = table1(metrics, runtime, paired_tests(metrics))
+    cell = row(table, method="midiceregnet", metric="dsc")
+    assert cell["mean"] == pytest.approx(values(metrics, "midiceregnet", "dsc").mean())
+    assert cell["sd"] == pytest.approx(values(metrics, "midiceregnet", "dsc").std(ddof=1))
+    assert cell["best"] and cell["stars"] == "" and cell["n"] == 12
+    assert (cell["paper_mean"], cell["paper_sd"], cell["paper_best"]) == (0.963, 0.007, True)
+    ants = row(table, method="ants", metric="dsc")
+    assert (ants["stars"], ants["paper_stars"], ants["paper_mean"]) == ("***", "***", 0.944)
+    assert row(table, method="ants", metric="seconds")[["mean", "paper_mean"]].tolist() == [3.0, 707.0]
+    assert set(table.loc[table["best"], "metric"]) == set(ACCURACY)
+    # none and inter_observer are not compared
+    assert (table.loc[~table["method"].isin(COMPARED), "stars"] == "").all()
+    assert set(table["method"]) == set(METHODS)
+
+
+def test_the_papers_numbers_are_printed_as_in_the_paper(metrics, runtime):
+    text = markdown(table1(metrics, runtime, paired_tests(metrics)), "")
+    for printed in (cell for cells in PAPER.values() for cell in cells.values()):
+        number = printed.replace(" *", "").replace("*", "").replace("13.4", "13.40")
+        assert number in text
+
+
+def test_markdown_and_latex(metrics, runtime, tmp_path):
+    table = table1(metrics, runtime, paired_tests(metrics))
+    text = caption(table, runtime, "laptop", "a_source with 5 % noise")
+    assert "over 12 test pairs (profile laptop, data: a_source with 5 % noise)" in text
+    assert "ANTs, MIRegNet, MIDiceRegNet on cpu, 1 thread(s)" in text
+    write_table1(table, text, tmp_path)
+    assert len(pd.read_csv(tmp_path / "table1.csv")) == len(table)
+    lines = (tmp_path / "table1.md").read_text().splitlines()
+    rows = [line for line in lines if line.startswith("|")]
+    assert len(rows) == 2 + len(ROWS) and len({line.count("|") for line in rows}) == 1
+    assert "**0.963 ± 0.007**" in rows[-1] and r"0.944 ± 0.030 \*\*\*" in rows[-3]
+
+    tex = (tmp_path / "table1.tex").read_text()
+    body = [line for line in tex.splitlines() if not line.startswith("%")]
+    assert r"a\_source with 5 \% noise" in tex and r"\textbf{0.963 $\pm$ 0.007}" in tex and "$^{***}$" in tex
+    for line in body:
+        assert "%" not in line.replace(r"\%", "").removesuffix("{%")
+        assert "_" not in line.replace(r"\_", "") and "±" not in line
+    tex = tex.replace(r"\{", "").replace(r"\}", "")
+    assert tex.count("{") == tex.count("}") and tex.count("$") % 2 == 0
+    data = [line for line in body if line.endswith(r"\\") and line.startswith(tuple(METHODS[m] for m in ROWS))]
+    assert len(data) == len(ROWS) and {line.count("&") for line in data} == {12}
+    for rule in (r"\toprule", r"\midrule", r"\bottomrule"):
+        assert rule in tex
+
+
+def test_findings_are_computed(metrics, runtime):
+    tests = paired_tests(metrics)
+    said = "\n".join(findings(table1(metrics, runtime, tests), tests))
+    assert "DSC: MIDiceRegNet first at 0.97" in said and "TRE/mm: MIRegNet first at 1." in said
+    assert "TRE contradicts DSC: MIDiceRegNet overlaps better than ANTs" in said
+    assert "MIRegNet overlaps better than ANTs (0" not in said.replace("MIDiceRegNet overlaps", "")
+    assert "Order by DSC, best first: MIDiceRegNet, MIRegNet, ANTs; as in the paper." in said
+    assert "TRE/mm from 3." in said or "TRE/mm from 2.9" in said
+    metrics["dsc"] = 1.9 - metrics["dsc"]
+    tests = paired_tests(metrics)
+    assert "as in the paper" not in [s for s in findings(table1(metrics, runtime, tests), tests) if "by DSC" in s][-1]
