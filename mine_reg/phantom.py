@@ -6,6 +6,7 @@ seed, same anatomy and motion at any size and spacing.
 """
 
 from dataclasses import dataclass, replace
+from math import exp
 
 import torch
 
@@ -123,16 +124,16 @@ class Observer:
 
     @classmethod
     def random(cls, scene: Scene, generator: torch.Generator) -> "Observer":
-        u = torch.rand(4, generator=generator).tolist()
+        u = torch.rand(3, generator=generator).tolist()
+        bias, spread = torch.randn(2, generator=generator).tolist()
         radius = (3.2, 3.6, 4.5, 5.0)[int(4 * u[0])]
-        main = scene.anatomy.airways_main
-        top = 30 + 75 * u[1]
-        along = ((main.start[1, 2] - main.end[1, 2]))
-        part = replace(main, start=main.start.clone())
-        fraction = (top - main.end[1, 2]) / along
-        part.start[1] = main.end[1] + fraction.clamp(0.02, 1) * (main.start[1] - main.end[1])
-        return cls(Lattice(30.0, generator), Lattice(12.0, generator), 0.2 * (u[2] - 0.5), 0.25 + 0.25 * u[3],
-                   scene.anatomy.hilar(radius), part.where(torch.arange(len(part)) > 0))
+        airway = scene.anatomy.airways_main.where(torch.arange(len(scene.anatomy.airways_main)) > 0)
+        if u[1] < 0.8:           # follows the airways out of the hilum
+            airway.start[0] = torch.lerp(airway.end[0], airway.start[0], 0.5 * u[2])
+        else:                    # leaves them out
+            airway = airway.where(torch.zeros(len(airway), dtype=torch.bool))
+        return cls(Lattice(30.0, generator), Lattice(12.0, generator), 0.3 * bias, 0.22 * exp(0.5 * spread),
+                   scene.anatomy.hilar(radius), airway)
 
 
 def _render(scene: Scene, size, spacing_mm, origin, device, motion: Motion | None, contrast: Contrast):
@@ -251,8 +252,8 @@ def _cover_bones(a: Anatomy, position: Position, h: float, draw, cover, texture)
 
 def _table(scene: Scene, scanner: Position, h: float):
     """Occupancy of the table's shell; it stays with the scanner while the patient moves."""
-    x, y, z = torch.broadcast_tensors(*scanner)
-    top = scene.table_y + 14 - 14 * smooth_step(1.2 * x.abs() / 220) * 1.0
+    x, y, _ = torch.broadcast_tensors(*scanner)
+    top = scene.table_y + 14 - 14 * smooth_step(x.abs() / 180)
     depth = torch.minimum(y - top, top + 22 - y)
     return occupancy(depth, h) - occupancy(depth - 2.5, h) * 0.95
 

@@ -20,14 +20,14 @@ class Anatomy:
 
     def __init__(self, generator: torch.Generator):
         draw = torch.randn(24, generator=generator).clamp(-2, 2).tolist()
-        self.apex_z = 116 + 5 * draw[0]
-        self.width = 131 + 5 * draw[1]             # half width of the pleural cavity
-        self.half_depth = 88 + 4 * draw[2]
-        self.back_y = 85.0 + 2 * draw[3]
-        self.wall = 24 + 2 * draw[4]               # chest wall: ribs, muscle, fat
+        self.apex_z = 118 + 5 * draw[0]
+        self.width = 126 + 5 * draw[1]             # half width of the pleural cavity
+        self.half_depth = 83 + 4 * draw[2]
+        self.back_y = 82.0 + 2 * draw[3]
+        self.wall = 26 + 2 * draw[4]               # chest wall: ribs, muscle, fat
         self.fat = 11 + 3 * draw[5]
         self.spine_y = self.back_y - 22
-        self.dome_z = -72 + 6 * draw[6]            # right hemidiaphragm
+        self.dome_z = -67 + 6 * draw[6]            # right hemidiaphragm
         self.dome_left_z = self.dome_z - 11 + 4 * draw[7]
         self.dome_height = 1 + 0.08 * draw[8]
         self.heart_centre = (24 + 4 * draw[9], -24 + 3 * draw[10], self.dome_z + 22 + 3 * draw[11])
@@ -77,7 +77,7 @@ class Anatomy:
         return (position[2] - smooth_max(right, left, 20.0)) * 0.8
 
     def _drop(self, x, y):
-        return self.dome_height * (30 * (x / 62) ** 2 + torch.where(y > 0, 50 * (y / 68) ** 2, 16 * (y / 72) ** 2))
+        return self.dome_height * (30 * (x / 62) ** 2 + torch.where(y > 0, 44 * (y / 66) ** 2, 16 * (y / 72) ** 2))
 
     def heart(self, position: Position, grow: float = 0.0) -> torch.Tensor:
         s = self.heart_size
@@ -87,7 +87,7 @@ class Anatomy:
         """Depth inside what separates the lungs, without the great vessels."""
         x, y, z = position
         half = 4 + 17 * smooth_step((y + 62) / 40) + 4 * smooth_step((z - 40) / 60) * smooth_step((y + 62) / 25)
-        slab = half - (x - 2).abs()
+        slab = half - (x - 2 - 4 * smooth_step((z - 20) / 40)).abs()  # the right lung lies against the trachea
         spine = ellipsoid(position, (0.0, self.spine_y + 8, z), (27.0, 27.0, 1e4))
         return smooth_max(smooth_max(slab, spine, 14.0), self.heart(position, 3.0), 14.0)
 

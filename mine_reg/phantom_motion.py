@@ -32,17 +32,17 @@ class Motion:
     @classmethod
     def random(cls, anatomy: Anatomy, generator: torch.Generator) -> "Motion":
         normal = torch.randn(12, generator=generator).tolist()
-        angles = torch.tensor(normal[:3]) * torch.tensor([0.009, 0.007, 0.010])
+        angles = torch.tensor(normal[:3]) * torch.tensor([0.007, 0.005, 0.008])
         rotation = torch.matrix_exp(torch.tensor([[0, -angles[2], angles[1]], [angles[2], 0, -angles[0]], [-angles[1], angles[0], 0]]))
-        translation = torch.tensor(normal[3:6]) * torch.tensor([1.5, 1.2, 1.8])
-        sign = 1.0 if torch.rand(1, generator=generator).item() < 0.65 else -1.0
-        diaphragm = sign * min(max(10.5 * exp(0.58 * normal[6]), 2.0), 32.0)
+        translation = torch.tensor(normal[3:6]) * torch.tensor([1.1, 0.9, 1.2])
+        sign = 1.0 if torch.rand(1, generator=generator).item() < 0.7 else -1.0
+        diaphragm = sign * min(max(11.5 * exp(0.68 * normal[6]), 2.5), 36.0 if sign > 0 else 20.0)
         direction = torch.randn(_MODES, 3, generator=generator)
         length = 70 + 80 * torch.rand(_MODES, 1, generator=generator)
         wave = 2 * pi * direction / direction.norm(dim=1, keepdim=True) / length
         phase = 2 * pi * torch.rand(_MODES, 1, generator=generator)
-        amplitude = (0.8 * exp(0.3 * normal[7])) * (2 / _MODES) ** 0.5 * torch.randn(_MODES, 3, generator=generator)
-        return cls(anatomy, rotation, translation, diaphragm, 0.15 * normal[8], 0.09 * diaphragm + 0.4 * normal[9], 0.04 * normal[10],
+        amplitude = (0.6 * exp(0.4 * normal[7])) * (2 / _MODES) ** 0.5 * torch.randn(_MODES, 3, generator=generator)
+        return cls(anatomy, rotation, translation, diaphragm, 0.12 * max(min(normal[8], 2.0), -2.0), 0.09 * diaphragm + 0.4 * normal[9], 0.04 * normal[10],
                    torch.cat([wave, phase, amplitude], 1))
 
     def __call__(self, position: Position) -> Position:
@@ -60,9 +60,9 @@ class Motion:
         # The lungs and the organs below slide along the ribs and the spine, which hardly move themselves.
         wall = smooth_step((a.cage(position) + 0.65 * _WALL_MM) / _WALL_MM)
         spine = smooth_step(((x * x + (y - a.spine_y - 8) ** 2).sqrt() - 20) / 30)
-        front_back = 1 + 0.3 * torch.tanh(y / 60)
+        front_back = 1 + 0.4 * torch.tanh(y / 50)
         left_right = 1 + self.sides * torch.tanh(x / 50)
-        middle = 1 - 0.35 * torch.exp(-x * x / (2 * 35.0**2))
+        middle = 1 - 0.45 * torch.exp(-x * x / (2 * 35.0**2))
         axial = -self.diaphragm_mm * descent * wall * spine * front_back * left_right * middle
         chest = smooth_step(height * 1.3) / a.width
         lateral = self.ribs_mm * chest * x
