@@ -2,7 +2,7 @@
 
 ANTs with several threads is not deterministic (Mattes MI sums in the order in which threads finish), so pairs are
 registered in processes with a fixed number of ITK threads, one by default, and several pairs run at once. Finished pairs
-are kept in a work folder under a fingerprint of images and settings: an interrupted run goes on where it stopped.
+are kept in a work folder under a fingerprint of images, settings and this code: an interrupted run goes on where it stopped.
 """
 
 import hashlib
@@ -180,7 +180,7 @@ def _one(fixed: str, moving: str, done: Path, scratch: str, settings: dict) -> N
 
 def _fingerprint(fixed: str | Path, moving: str | Path, settings: dict) -> str:
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    for path in (fixed, moving):
+    for path in (__file__, fixed, moving):  # this code, too, decides what ANTs is asked
         digest.update(hashlib.sha256(Path(path).read_bytes()).digest())
     return digest.hexdigest()[:24]
 
