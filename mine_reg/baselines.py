@@ -23,8 +23,6 @@ from joblib.externals.loky import ProcessPoolExecutor, as_completed
 from joblib.externals.loky.process_executor import BrokenProcessPool
 from tqdm import tqdm
 
-from mine_reg.itk import displacement_voxels, read_ants_transform
-
 AFFINE, WARP = "0GenericAffine.mat", "1Warp.nii.gz"  # ANTs' own names; a fixed point goes through WARP, then AFFINE
 COLUMNS = ("pair_id", "method", "device", "seconds", "error")
 
@@ -131,6 +129,8 @@ def ants_displacement(folder: str | Path, image, affine_only: bool = False):
     image : SimpleITK image that gives the grid shared by fixed and moving
     affine_only : leave the warp out, for the rigid and affine part alone
     """
+    from mine_reg.itk import displacement_voxels, read_ants_transform  # here: ANTs' processes do without torch
+
     folder = Path(folder)
     transform = read_ants_transform(None if affine_only else folder / WARP, folder / AFFINE)
     return displacement_voxels(transform, image, image)

@@ -94,15 +94,14 @@ def test_finished_pairs_are_not_repeated_unless_settings_change(run, images, tmp
     assert not (tmp_path / "other").exists()
 
 
-def _dies_on_broken(fixed, moving, done, scratch, settings):
-    if "broken" in fixed:
-        os._exit(1)
-    done.mkdir()
-    (done / "done.json").write_text(json.dumps({"seconds": 1.0, "command": "none"}))
-
-
 def test_a_killed_process_costs_only_its_own_pair(images, tmp_path, monkeypatch):
-    monkeypatch.setattr(baselines, "_one", _dies_on_broken)
+    def dies_on_broken(fixed, moving, done, scratch, settings):
+        if "broken" in fixed:
+            os._exit(1)
+        done.mkdir()
+        (done / "done.json").write_text(json.dumps({"seconds": 1.0, "command": "none"}))
+
+    monkeypatch.setattr(baselines, "_one", dies_on_broken)
     runtime = ants_register_pairs(images, tmp_path / "ants", tmp_path / "work", SETTINGS, workers=2)
     assert runtime["error"].tolist() == ["", "the process was killed, perhaps for lack of memory", ""]
 
