@@ -62,8 +62,9 @@ def make_pair(size: tuple[int, int, int], spacing_mm: float, seed: int, device: 
     """
     scene = Scene(seed)
     origin = grid_origin(size, spacing_mm)
-    fixed = _render(scene, size, spacing_mm, origin, device, None, scene.contrast if contrast else Contrast())
-    moving = _render(scene, size, spacing_mm, origin, device, scene.motion, Contrast())
+    view = size, spacing_mm, origin, device, scene.texture(spacing_mm)
+    fixed = _render(scene, None, scene.contrast if contrast else Contrast(), *view)
+    moving = _render(scene, scene.motion, Contrast(), *view)
     if noise:
         for image, part in ((fixed[0], 11), (moving[0], 12)):
             sd = scene.noise_hu / (1 + spacing_mm / 3)
@@ -89,12 +90,13 @@ class Scene:
         generator = _generator(seed, 4)
         self.noise_hu = 22 + 12 * torch.rand(1, generator=generator).item()
         self.table_y = self.anatomy.back_y + self.anatomy.wall + 4
-        self.lattices = {step: Lattice(step, _generator(seed, 20 + i)) for i, step in enumerate(_TEXTURE_MM)}
         self.observer = Observer.random(self, _generator(seed, 5))
 
-    def texture(self, position: Position, spacing_mm: float) -> torch.Tensor:
+    def texture(self, spacing_mm: float) -> Lattice:
         """Random values of unit order with structure from 24 down to 3 mm; what a voxel cannot show is averaged out."""
-        return sum(lattice(position) * min(1.0, (1.6 * step / spacing_mm) ** 1.5) for step, lattice in self.lattices.items())
+        weights = [min(1.0, (step / spacing_mm) ** 1.5) for step in _TEXTURE_MM]
+        weights = [w for w in weights if w > 0.2] or weights[:1]
+        return Lattice.nested([Lattice(step, _generator(self.seed, 20 + i)) for i, step in enumerate(_TEXTURE_MM[:len(weights)])], weights)
 
     def points(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Points spread over the fixed lungs (each the farthest from those before it) and where the moving scan has them."""
@@ -128,15 +130,15 @@ class Observer:
         bias, spread = torch.randn(2, generator=generator).tolist()
         radius = (3.2, 3.6, 4.5, 5.0)[int(4 * u[0])]
         airway = scene.anatomy.airways_main.where(torch.arange(len(scene.anatomy.airways_main)) > 0)
-        if u[1] < 0.8:           # follows the airways out of the hilum
+        if u[1] < 0.72:          # follows the airways out of the hilum
             airway.start[0] = torch.lerp(airway.end[0], airway.start[0], 0.5 * u[2])
         else:                    # leaves them out
             airway = airway.where(torch.zeros(len(airway), dtype=torch.bool))
-        return cls(Lattice(30.0, generator), Lattice(12.0, generator), 0.3 * bias, 0.22 * exp(0.5 * spread),
+        return cls(Lattice(30.0, generator), Lattice(12.0, generator), 0.28 * bias, 0.22 * exp(0.5 * spread),
                    scene.anatomy.hilar(radius), airway)
 
 
-def _render(scene: Scene, size, spacing_mm, origin, device, motion: Motion | None, contrast: Contrast):
+def _render(scene: Scene, motion: Motion | None, contrast: Contrast, size, spacing_mm, origin, device, texture: Lattice):
     """HU, parenchyma mask and, for the fixed image, the second observer's mask."""
     image = torch.empty(size, device=device)
     mask = torch.empty(size, dtype=torch.bool, device=device)
@@ -155,9 +157,12 @@ def _render(scene: Scene, size, spacing_mm, origin, device, motion: Motion | Non
             capsules, boxes = rods[name]
             return draw_capsules(capsules, full, boxes, corner, spacing_mm, grow)
 
-        image[block], mask[block], other = _paint(scene, full, scanner, spacing_mm, draw, contrast, motion is None)
+        painted, lungs, other, body = _paint(scene, full, spacing_mm, draw, contrast, texture, motion is None)
+        around = (_table(scene, scanner, spacing_mm) * 700 - 1000).expand(full[0].shape)
+        image[block] = around.masked_scatter(body, painted)
+        mask[block] = torch.zeros_like(body).masked_scatter(body, lungs)
         if second is not None:
-            second[block] = other
+            second[block] = torch.zeros_like(body).masked_scatter(body, other)
     return image, mask, second
 
 
@@ -173,11 +178,19 @@ def _rods(scene: Scene, motion: Motion | None) -> dict[str, tuple[Capsules, Caps
     return {name: (c, replace(c, start=m[: len(c)], end=m[len(c):])) for (name, c), m in zip(sets.items(), moved, strict=True)}
 
 
-def _paint(scene: Scene, position: Position, scanner: Position, h: float, draw, contrast: Contrast, observed: bool):
-    """HU and masks of one block: each tissue covers what was there before, by its occupancy."""
+def _paint(scene: Scene, block: Position, h: float, draw_block, contrast: Contrast, lattice: Lattice, observed: bool):
+    """HU and masks of a block's voxels in the body, and where those are: each tissue covers what was there before."""
     a = scene.anatomy
-    texture = scene.texture(position, h)
-    cage, body, diaphragm, lung = a.cage(position), a.body(position), a.diaphragm(position), a.lung(position)
+    depth = a.body(block)
+    where = depth > -h / 2
+    body, position = depth[where], tuple(p[where] for p in block)
+
+    def draw(name, grow=(0.0,)):
+        return [part[where] for part in draw_block(name, grow)]
+
+    texture = lattice(position)
+    cage, diaphragm = a.cage(position), a.diaphragm(position)
+    lung = a.lung(position, cage, diaphragm)
     right, right_wall = draw("right", (0.0, 2.0))
     left, left_wall = draw("left", (0.0, 2.0))
     main, main_wall = draw("main", (0.0, 1.6))
@@ -191,15 +204,14 @@ def _paint(scene: Scene, position: Position, scanner: Position, h: float, draw, 
         hu = hu + part * (value - hu)
 
     muscle = a.muscle_hu + contrast.muscle
-    cover(_table(scene, scanner, h), -300.0)
     cover(occupancy(body, h), -104 + 5 * texture)
-    streaks = 4 * torch.tanh(scene.lattices[24.0](position))
+    streaks = 3 * torch.sin(position[0] / 23 + position[2] / 41) * torch.sin(position[2] / 29 - position[1] / 17)
     cover(occupancy(torch.minimum(body - a.fat - streaks, 40 + a.wall + cage), h), muscle + 3 * texture)
     cover(occupancy(cage + 3, h), -30 + 25 * texture)
     below = occupancy(torch.minimum(-diaphragm, cage), h)
     cover(below, -95 + 6 * texture)
     cover(occupancy(torch.minimum(2.5 - (diaphragm + 2.5).abs(), cage), h), muscle)
-    for name, depth in a.organs(position).items():
+    for name, depth in a.organs(position, cage, diaphragm).items():
         value = {"liver": a.liver_hu + contrast.liver, "spleen": a.spleen_hu + contrast.spleen, "stomach": 25.0, "gas": -950.0}[name]
         cover(occupancy(depth, h), value + 4 * texture)
     above = occupancy(diaphragm, h)
@@ -208,7 +220,8 @@ def _paint(scene: Scene, position: Position, scanner: Position, h: float, draw, 
         cover(occupancy(torch.minimum(depth, a.heart(position) - 3), h) * above, value)
     cover(right, contrast.right)
     cover(left, contrast.left)
-    _cover_bones(a, position, h, draw, cover, texture)
+    flat = a.flat_bones(position, cage, body)
+    _cover_bones(a, position, h, draw, cover, texture, flat)
     cover(occupancy(lung, h) * (1 - outside), _parenchyma(a, position, texture, h))
     inside = occupancy(lung, h)
     (arteries,), (veins,) = draw("arteries"), draw("veins")
@@ -222,11 +235,11 @@ def _paint(scene: Scene, position: Position, scanner: Position, h: float, draw, 
     keep = (outside < 0.5) & (hilar < 0.5)
     mask = (lung > 0) & keep
     if not observed:
-        return hu, mask, None
+        return hu, mask, None, where
     o = scene.observer
     boundary = lung + o.bias_mm + o.spread_mm * (o.offset(position) + 0.7 * o.fine(position))
     (hilar2,), (airway2,) = draw("hilar2", (0.5,)), draw("airway2")
-    return hu, mask, ((boundary > 0) & (outside < 0.5) & (hilar2 < 0.5)) | (airway2 > 0.5)
+    return hu, mask, ((boundary > 0) & (outside < 0.5) & (hilar2 < 0.5)) | (airway2 > 0.5), where
 
 
 def _parenchyma(a: Anatomy, position: Position, texture, h: float):
@@ -236,12 +249,11 @@ def _parenchyma(a: Anatomy, position: Position, texture, h: float):
     return tissue + sheet * (-150 - tissue)
 
 
-def _cover_bones(a: Anatomy, position: Position, h: float, draw, cover, texture) -> None:
+def _cover_bones(a: Anatomy, position: Position, h: float, draw, cover, texture, flat) -> None:
     vertebra, column = a.vertebrae(position)
     cover(occupancy(column, h), 95.0)
     cover(occupancy(vertebra, h), 330.0)
     cover(occupancy(vertebra - 1.3, h), 170 + 18 * texture)
-    flat = a.flat_bones(position)
     cover(occupancy(flat, h), 480.0)
     cover(occupancy(flat - 2, h), 160 + 15 * texture)
     bone, marrow = draw("bones", (0.0, -2.0))

@@ -4,7 +4,7 @@ Coordinates are LPS (x left, y back, z head) with the origin in the middle of th
 subject draws its own. All is continuous, so an image of any spacing shows the same anatomy.
 """
 
-from math import cos, pi, sin
+from math import pi
 
 import torch
 
@@ -51,7 +51,7 @@ class Anatomy:
     def _cage_axes(self, z):
         """Half width, half depth and centre y of the pleural cavity at height z."""
         profile = self._profile(z)
-        back = self.back_y - 0.0012 * (z - 10) ** 2
+        back = self.back_y - torch.where(z > 10, 0.0012, 0.0003) * (z - 10) ** 2
         half_depth = self.half_depth * (0.2 + 0.8 * profile)
         return self.width * profile, half_depth, back - half_depth
 
@@ -91,15 +91,15 @@ class Anatomy:
         spine = ellipsoid(position, (0.0, self.spine_y + 8, z), (27.0, 27.0, 1e4))
         return smooth_max(smooth_max(slab, spine, 14.0), self.heart(position, 3.0), 14.0)
 
-    def lung(self, position: Position) -> torch.Tensor:
-        """Depth inside the pleura of either lung, great vessels not yet taken out."""
+    def lung(self, position: Position, cage=None, diaphragm=None) -> torch.Tensor:
+        """Depth inside the pleura of either lung, great vessels not yet taken out; depths known already may be given."""
         x, y, z = position
         across, along = x.abs() - 48, y - 12
         steep = torch.where(along > 0, 0.016, 0.009)
         apex = self.apex_z - 0.015 * across**2 - steep * along**2 - z
         apex = apex / (1 + (0.03 * across) ** 2 + (2 * steep * along) ** 2).sqrt()
-        depth = smooth_min(self.cage(position), apex, 16.0)
-        depth = smooth_min(depth, self.diaphragm(position), 7.0)
+        depth = smooth_min(self.cage(position) if cage is None else cage, apex, 16.0)
+        depth = smooth_min(depth, self.diaphragm(position) if diaphragm is None else diaphragm, 7.0)
         return smooth_min(depth, -self.mediastinum(position), 9.0)
 
     def fissures(self, position: Position) -> torch.Tensor:
@@ -120,10 +120,10 @@ class Anatomy:
                              ellipsoid(position, (cx - 14, cy + 34 * s, cz + 16), (33 * s, 19 * s, 22 * s)))
         return right, left
 
-    def organs(self, position: Position) -> dict[str, torch.Tensor]:
-        """Depths of the organs below the diaphragm."""
+    def organs(self, position: Position, cage, diaphragm) -> dict[str, torch.Tensor]:
+        """Depths of the organs below the diaphragm, given the depths of that and of the cage."""
         x, y, z = position
-        room = torch.minimum(-self.diaphragm(position) - 4, self.cage(position) - 5)
+        room = torch.minimum(-diaphragm - 4, cage - 5)
         liver = smooth_min(room, 38 - x - 0.45 * (y + 20) - 0.25 * (z + 90), 12.0)
         low = self.dome_left_z
         spleen = torch.minimum(ellipsoid(position, (84.0, 44.0, low - 42), (30.0, 44.0, 36.0), turn=-0.5), room)
@@ -139,8 +139,8 @@ class Anatomy:
         column = superellipse(x, y - self.spine_y, 20.0, 16.0, 2.5) - waist
         return torch.minimum(column, 10 - level.abs()), column
 
-    def flat_bones(self, position: Position) -> torch.Tensor:
-        """Depth of the sternum and the shoulder blades."""
+    def flat_bones(self, position: Position, cage, body) -> torch.Tensor:
+        """Depth of the sternum and the shoulder blades, given the depths of the cage and of the body."""
         x, y, z = position
         _, b, centre = self._cage_axes(z)
         length = torch.minimum(self.apex_z - 22 - z, z - self.apex_z + 185)
@@ -148,8 +148,8 @@ class Anatomy:
         sternum = smooth_min(plate, length, 5.0)
         side = (x.abs(), y, z)
         blade = ellipsoid(side, (self.width - 14.0, 62.0, 62.0), (46.0, 7.0, 62.0), turn=-0.75)
-        blade = torch.minimum(blade, -self.cage(position) - 13)
-        return torch.maximum(sternum, torch.minimum(blade, self.body(position) - 12))
+        blade = torch.minimum(blade, -cage - 13)
+        return torch.maximum(sternum, torch.minimum(blade, body - 12))
 
     def spinal_canal(self, position: Position) -> torch.Tensor:
         return ellipsoid(position, (0.0, self.spine_y + 24.0, position[2]), (10.0, 8.0, 1e4))
@@ -177,16 +177,13 @@ class Anatomy:
         end = (140, 152, 155, 155, 155, 152, 148, 138, 128, 118, 80, 55)[number] * pi / 180
         drop = (28, 48, 62, 72, 80, 86, 90, 90, 88, 82, 55, 35)[number]
         start_z = self.apex_z + 14 - 21.5 * number
-        nodes = []
-        for k in range(15):
-            angle = 0.16 + (end - 0.16) * k / 14
-            z = start_z - drop * (1 - cos(pi / 2 * (angle / end) ** 1.2))
-            a, b, centre = (v.item() for v in self._cage_axes(torch.tensor(z)))
-            power = 2 / _CAGE_POWER
-            x = (a + 7) * abs(sin(angle)) ** power
-            y = centre + (b + 7) * abs(cos(angle)) ** power * (1 if cos(angle) > 0 else -1)
-            nodes.append((side * x, y, z, 5.2 - 0.7 * (number in (0, 10, 11))))
-        return Capsules.chain(nodes)
+        angle = torch.linspace(0.16, end, 15)
+        z = start_z - drop * (1 - torch.cos(pi / 2 * (angle / end) ** 1.2))
+        a, b, centre = self._cage_axes(z)
+        x = side * (a + 7) * angle.sin() ** (2 / _CAGE_POWER)
+        y = centre + (b + 7) * angle.cos().abs() ** (2 / _CAGE_POWER) * angle.cos().sign()
+        radius = torch.full_like(z, 4.5 if number in (0, 10, 11) else 5.2)
+        return Capsules.chain(torch.stack([x, y, z, radius], 1))
 
     def _grow_trees(self, generator: torch.Generator) -> None:
         low = torch.tensor([-self.width, -90.0, -150.0])

@@ -36,7 +36,7 @@ class Motion:
         rotation = torch.matrix_exp(torch.tensor([[0, -angles[2], angles[1]], [angles[2], 0, -angles[0]], [-angles[1], angles[0], 0]]))
         translation = torch.tensor(normal[3:6]) * torch.tensor([1.1, 0.9, 1.2])
         sign = 1.0 if torch.rand(1, generator=generator).item() < 0.7 else -1.0
-        diaphragm = sign * min(max(11.5 * exp(0.68 * normal[6]), 2.5), 36.0 if sign > 0 else 20.0)
+        diaphragm = sign * min(max(11.0 * exp(0.66 * normal[6]), 2.5), 34.0 if sign > 0 else 20.0)
         direction = torch.randn(_MODES, 3, generator=generator)
         length = 70 + 80 * torch.rand(_MODES, 1, generator=generator)
         wave = 2 * pi * direction / direction.norm(dim=1, keepdim=True) / length
@@ -93,13 +93,19 @@ class Motion:
         return torch.stack(torch.broadcast_tensors(*self(tuple(points.unbind(1)))), 1)
 
     def inverse(self, points: torch.Tensor, tolerance_mm: float = 1e-4, steps: int = 30) -> torch.Tensor:
-        """The y with psi(y) = x for (N, 3) points x in mm, by Newton's method with halved steps where one overshoots.
+        """The y with psi(y) = x for (N, 3) points x in mm: plain iteration where that helps, then Newton's method with halved
+        steps where one overshoots.
 
         Raises ArithmeticError when a point does not converge, which would mean that psi is not invertible there.
         """
         x = points.double()
         y = (x - self.translation.double()) @ self.rotation.double()
         error = self.at(y) - x
+        for _ in range(6):
+            trial = y - error
+            trial_error = self.at(trial) - x
+            better = trial_error.norm(dim=1, keepdim=True) < error.norm(dim=1, keepdim=True)
+            y, error = torch.where(better, trial, y), torch.where(better, trial_error, error)
         for _ in range(steps):
             size = error.norm(dim=1)
             if size.amax() < tolerance_mm:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from math import prod
 
 import torch
-from torch.nn.functional import grid_sample
+from torch.nn.functional import grid_sample, interpolate
 
 Position = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
@@ -57,7 +57,7 @@ def ellipsoid(position: Position, centre, radii, tilt: float = 0.0, turn: float 
 def superellipse(x: torch.Tensor, y: torch.Tensor, a, b, power: float) -> torch.Tensor:
     """Depth, measured along the ray to the centre, of the cylinder |x/a|^p + |y/b|^p = 1."""
     value = ((x / a).abs() ** power + (y / b).abs() ** power + 1e-9) ** (1 / power)
-    return (x * x + y * y + 1e-3).sqrt() * (1 / value.clamp(min=0.05) - 1)
+    return (x * x + y * y + 1e-2).sqrt() * (1 / value - 1)
 
 
 def _cos_sin(angle: float) -> tuple[float, float]:
@@ -68,10 +68,20 @@ def _cos_sin(angle: float) -> tuple[float, float]:
 class Lattice:
     """Smooth random values: standard normal on a cubic lattice, linear between its nodes, the same at any resolution."""
 
-    def __init__(self, step_mm: float, generator: torch.Generator, extent_mm: float = 420.0):
-        nodes = int(extent_mm / step_mm) + 2
+    def __init__(self, step_mm: float, generator: torch.Generator, extent_mm: float = 408.0):
+        nodes = int(extent_mm / step_mm) + 1
         self.half_mm = (nodes - 1) * step_mm / 2
         self.values = torch.randn(1, 1, nodes, nodes, nodes, generator=generator)
+
+    @classmethod
+    def nested(cls, lattices: list["Lattice"], weights: list[float]) -> "Lattice":
+        """The weighted sum of lattices, each with half the step of the one before, as one lattice: it is looked up once."""
+        total = cls.__new__(cls)
+        total.half_mm, total.values = lattices[0].half_mm, weights[0] * lattices[0].values
+        for lattice, weight in zip(lattices[1:], weights[1:], strict=True):
+            coarse = interpolate(total.values, lattice.values.shape[2:], mode="trilinear", align_corners=True)
+            total.values = coarse + weight * lattice.values
+        return total
 
     def __call__(self, position: Position) -> torch.Tensor:
         grid = torch.stack([p / self.half_mm for p in torch.broadcast_tensors(*position)], -1)
@@ -90,9 +100,9 @@ class Capsules:
     r1: torch.Tensor
 
     @classmethod
-    def chain(cls, nodes: list[tuple[float, float, float, float]]) -> "Capsules":
-        """Rods along a polyline of nodes (x, y, z, radius)."""
-        table = torch.tensor(nodes, dtype=torch.float32)
+    def chain(cls, nodes) -> "Capsules":
+        """Rods along a polyline of nodes (x, y, z, radius), a list or a tensor (N, 4)."""
+        table = torch.as_tensor(nodes, dtype=torch.float32)
         return cls(table[:-1, :3], table[1:, :3], table[:-1, 3], table[1:, 3])
 
     @classmethod
