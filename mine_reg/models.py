@@ -108,7 +108,7 @@ class DeformNet(nn.Module):
             for skip, below in zip(reversed(channels[:-1]), reversed(channels[1:]), strict=True)
         )
         self.bottom = convolution(channels[-1], channels[-1])
-        self.field = nn.Conv3d(channels[0], 3, 3, padding=1)
+        self.field = nn.Conv3d(channels[0], 3, 1)
         nn.init.normal_(self.field.weight, std=1e-5)  # starts at the identity, but not with a zero gradient below
         nn.init.zeros_(self.field.bias)
 

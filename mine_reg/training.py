@@ -182,12 +182,13 @@ class AffineTraining(RegistrationTraining):
         return self.network(fixed, moving), None
 
     def register_training(self, batch: dict) -> tuple[Tensor, None]:
-        limits = self.cfg.random_affine
-        given = random_affine(len(batch["fixed"]), limits["degrees"], limits["translation"], limits["scale"],
-                              batch["fixed"].device)
-        shown = warp(batch["moving"], total_displacement(given, None, batch["fixed"].shape[2:]))
+        fixed, moving, limits = batch["fixed"], batch["moving"], self.cfg.random_affine
+        if not any(limits.values()):
+            return self.register(fixed, moving)
+        given = random_affine(len(fixed), limits["degrees"], limits["translation"], limits["scale"], fixed.device)
+        shown = warp(moving, total_displacement(given, None, fixed.shape[2:]))
         # M'(A x) = M(given(A x)): the original moving image is still sampled only once for the loss
-        return compose_affine(given, self.network(batch["fixed"], shown)), None
+        return compose_affine(given, self.network(fixed, shown)), None
 
 
 class DeformTraining(RegistrationTraining):
