@@ -194,6 +194,9 @@ def boxplots(metrics: pd.DataFrame) -> Figure:
     for axis, metric in zip(axes.flat, METRICS, strict=False):
         wide = metrics.pivot(index="pair_id", columns="method", values=metric).reindex(columns=methods)
         shown = [m for m in methods if wide[m].notna().any()]
+        if not shown:  # TRE without landmarks
+            axis.axis("off")
+            continue
         x = {m: methods.index(m) + jitter.uniform(-0.14, 0.14, len(wide)) for m in shown}
         followed = [m for m in shown if m != "inter_observer"]  # which is no registration
         axis.plot([x[m] for m in followed], wide[followed].T, color="0.8", linewidth=0.35, zorder=1)

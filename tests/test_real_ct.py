@@ -77,5 +77,14 @@ def test_bodies_start_on_top_of_each_other(preprocessed):
         assert 2 * both.sum() / (pair.fixed_mask.sum() + pair.moving_mask.sum()) > 0.35, row.pair_id
 
 
-# The whole study on this manifest belongs here: a `make_study_copy(profile="smoke", data__source="manifest",
-# data__manifest=..., preprocess__start="centre_of_mass")`, `dvc repro`, and a look at its results/metrics.csv.
+@pytest.mark.pipeline
+def test_whole_study_runs_on_real_ct(make_study_copy, manifest):
+    study = make_study_copy(profile="smoke", data__source="manifest", data__manifest=str(manifest),
+                            preprocess__start="centre_of_mass", profiles__smoke__estimator__steps=5)
+    study.run("dvc", "repro")
+    metrics = pd.read_csv(study.folder / "results/metrics.csv")
+    assert set(metrics["pair_id"]) == {"lidc1011_ricord1012", "lidc1011_popi00"}
+    assert {"none", "ants", "miregnet", "midiceregnet"} <= set(metrics["method"])
+    assert np.isfinite(metrics[["dsc", "asd_mm", "hd_mm", "hd95_mm", "folding_percent"]]).all(axis=None)
+    assert metrics["tre_mm"].isna().all() and "inter_observer" not in set(metrics["method"])  # nobody marked these scans
+    assert "MIDiceRegNet" in (study.folder / "results/table1.md").read_text()
