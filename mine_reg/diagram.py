@@ -1,4 +1,4 @@
-"""The pieces of a network diagram on a page laid out in mm: pictures, frames, boxes, arrows, bars that stand for feature maps."""
+"""Pieces of a network diagram on a page laid out in mm: pictures, frames, boxes, arrows, bars for feature maps."""
 
 from collections.abc import Sequence
 
@@ -13,8 +13,18 @@ from mine_reg.plots import BLUE, ORANGE, View
 GREY, INK, SMALL = "0.35", "0.15", 5.2
 
 
-def thumbnail(page: Axes, view: View, image: Tensor, x: float, y: float, side: float, label: str, above: bool = False,
-               masks: dict[str, Tensor] | None = None, cmap: str = "gray") -> None:
+def thumbnail(
+    page: Axes,
+    view: View,
+    image: Tensor,
+    x: float,
+    y: float,
+    side: float,
+    label: str,
+    above: bool = False,
+    masks: dict[str, Tensor] | None = None,
+    cmap: str = "gray",
+) -> None:
     """A slice in a square of ``side`` mm, lower left at x, y, with outlines of the masks ``fixed`` and ``moved``."""
     cut = view.cut(image)
     left, right, bottom, top = view.frame(cut.shape)
@@ -26,10 +36,19 @@ def thumbnail(page: Axes, view: View, image: Tensor, x: float, y: float, side: f
             view.outline(axis, view.cut(masks[name]), colour, line)
     half = max(right - left, abs(top - bottom)) / 2
     sign = 1 if top > bottom else -1
-    axis.set(xlim=((left + right) / 2 - half, (left + right) / 2 + half),
-             ylim=((top + bottom) / 2 - sign * half, (top + bottom) / 2 + sign * half))
+    axis.set(
+        xlim=((left + right) / 2 - half, (left + right) / 2 + half),
+        ylim=((top + bottom) / 2 - sign * half, (top + bottom) / 2 + sign * half),
+    )
     if label:
-        page.text(x + side / 2, y + side + 0.8 if above else y - 0.8, label, ha="center", va="bottom" if above else "top", fontsize=6.5)
+        page.text(
+            x + side / 2,
+            y + side + 0.8 if above else y - 0.8,
+            label,
+            ha="center",
+            va="bottom" if above else "top",
+            fontsize=6.5,
+        )
 
 
 def heading(page: Axes, letter: str, text: str, y: float) -> None:
@@ -40,16 +59,41 @@ def heading(page: Axes, letter: str, text: str, y: float) -> None:
 
 def group(page: Axes, x: float, y: float, width: float, height: float, title: str, colour: str) -> None:
     """A tinted frame with a title, for the parts of one network."""
-    page.add_patch(FancyBboxPatch((x, y), width, height, "round,pad=0,rounding_size=1.5", facecolor=colour, alpha=0.08, linewidth=0))
-    page.add_patch(FancyBboxPatch((x, y), width, height, "round,pad=0,rounding_size=1.5", fill=False, edgecolor=colour, linewidth=0.7))
-    page.text(x + width / 2, y + height - 0.9, title, ha="center", va="top", fontweight="bold", color=colour, fontsize=6.5)
+    page.add_patch(
+        FancyBboxPatch(
+            (x, y), width, height, "round,pad=0,rounding_size=1.5", facecolor=colour, alpha=0.08, linewidth=0
+        )
+    )
+    page.add_patch(
+        FancyBboxPatch(
+            (x, y), width, height, "round,pad=0,rounding_size=1.5", fill=False, edgecolor=colour, linewidth=0.7
+        )
+    )
+    page.text(
+        x + width / 2, y + height - 0.9, title, ha="center", va="top", fontweight="bold", color=colour, fontsize=6.5
+    )
 
 
-def box(page: Axes, x: float, y: float, width: float, height: float, text: str, colour: str, dashed: bool = False) -> None:
+def box(
+    page: Axes, x: float, y: float, width: float, height: float, text: str, colour: str, dashed: bool = False
+) -> None:
     """A white box with a short text."""
-    page.add_patch(FancyBboxPatch((x, y), width, height, "round,pad=0,rounding_size=1", facecolor="white", edgecolor=colour, linewidth=0.9,
-                                  linestyle=(0, (3, 2)) if dashed else "-", zorder=3))
-    page.text(x + width / 2, y + height / 2, text, ha="center", va="center", fontsize=5.5 if len(text) > 12 else 6.5, zorder=4)
+    page.add_patch(
+        FancyBboxPatch(
+            (x, y),
+            width,
+            height,
+            "round,pad=0,rounding_size=1",
+            facecolor="white",
+            edgecolor=colour,
+            linewidth=0.9,
+            linestyle=(0, (3, 2)) if dashed else "-",
+            zorder=3,
+        )
+    )
+    page.text(
+        x + width / 2, y + height / 2, text, ha="center", va="center", fontsize=5.5 if len(text) > 12 else 6.5, zorder=4
+    )
 
 
 def node(page: Axes, x: float, y: float, text: str) -> None:
@@ -58,22 +102,46 @@ def node(page: Axes, x: float, y: float, text: str) -> None:
     page.text(x, y, text, ha="center", va="center_baseline", fontsize=5.5, zorder=4)
 
 
-def arrow(page: Axes, *points: tuple[float, float], small: bool = False, dashed: bool = False, start: bool = False, colour: str = INK) -> None:
+def arrow(
+    page: Axes,
+    *points: tuple[float, float],
+    small: bool = False,
+    dashed: bool = False,
+    start: bool = False,
+    colour: str = INK,
+) -> None:
     """A line through ``points`` with a head at its end, and a dot at its start where it branches off another."""
-    width, style = (0.4, "-|>,head_length=0.14,head_width=0.08") if small else (0.6, "-|>,head_length=0.25,head_width=0.12")
+    width, style = (
+        (0.4, "-|>,head_length=0.14,head_width=0.08") if small else (0.6, "-|>,head_length=0.25,head_width=0.12")
+    )
     line = (0, (3, 2)) if dashed else "-"
     x, y = np.transpose(points[:-1])
     page.plot(x, y, color=colour, linewidth=width, linestyle=line, solid_joinstyle="miter", marker=None)
-    page.annotate("", points[-1], points[-2], arrowprops={"arrowstyle": style, "color": colour, "linewidth": width, "linestyle": line,
-                                                          "shrinkA": 0, "shrinkB": 0})
+    page.annotate(
+        "",
+        points[-1],
+        points[-2],
+        arrowprops={
+            "arrowstyle": style,
+            "color": colour,
+            "linewidth": width,
+            "linestyle": line,
+            "shrinkA": 0,
+            "shrinkB": 0,
+        },
+    )
     if start:
         page.plot(*points[0], "o", color=colour, markersize=1.8)
 
 
 def bar(page: Axes, x: float, y: float, width: float, height: float, colour: str, alpha: float = 0.55) -> None:
     """Feature maps, centred on x, y."""
-    page.add_patch(Rectangle((x - width / 2, y - height / 2), width, height, facecolor=colour, alpha=alpha, linewidth=0, zorder=2))
-    page.add_patch(Rectangle((x - width / 2, y - height / 2), width, height, fill=False, edgecolor=colour, linewidth=0.5, zorder=2))
+    page.add_patch(
+        Rectangle((x - width / 2, y - height / 2), width, height, facecolor=colour, alpha=alpha, linewidth=0, zorder=2)
+    )
+    page.add_patch(
+        Rectangle((x - width / 2, y - height / 2), width, height, fill=False, edgecolor=colour, linewidth=0.5, zorder=2)
+    )
 
 
 def channels_label(page: Axes, x: float, y: float, count: int) -> None:
@@ -83,7 +151,16 @@ def channels_label(page: Axes, x: float, y: float, count: int) -> None:
 
 def resolution_label(page: Axes, x: float, y: float, size: Sequence[int]) -> None:
     """The resolution below a bar whose lower edge is y."""
-    page.text(x, y - 0.6, size_text(size), fontsize=SMALL, ha="center", va="top", color=GREY, rotation=0 if len(set(size)) == 1 else 90)
+    page.text(
+        x,
+        y - 0.6,
+        size_text(size),
+        fontsize=SMALL,
+        ha="center",
+        va="top",
+        color=GREY,
+        rotation=0 if len(set(size)) == 1 else 90,
+    )
 
 
 def size_text(size: Sequence[int]) -> str:

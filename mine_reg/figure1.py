@@ -40,7 +40,7 @@ FINAL = r"$\mathcal{M}(\phi_A, \phi_D)$"
 
 
 class Layer(NamedTuple):
-    """One convolution or linear layer as it ran: its name in the network, channels in and out, and output size (D, H, W)."""
+    """One convolution or linear layer as it ran: name in the network, channels in and out, output size (D, H, W)."""
 
     name: str
     inputs: int
@@ -49,14 +49,16 @@ class Layer(NamedTuple):
 
 
 def trace(network: nn.Module, *inputs: Tensor) -> list[Layer]:
-    """The convolutions and linear layers of ``network`` in the order in which they run on ``inputs``, found by hooks."""
+    """Convolutions and linear layers of ``network`` in the order in which they run on ``inputs``, found by hooks."""
     layers, hooks = [], []
     for name, module in network.named_modules():
         if isinstance(module, nn.Conv3d | nn.Linear):
+
             def note(module, arguments, output, name=name):
                 convolution = isinstance(module, nn.Conv3d)
                 channels, size = (output.shape[1], tuple(output.shape[2:])) if convolution else (output.shape[-1], ())
                 layers.append(Layer(name, arguments[0].shape[1 if convolution else -1], channels, size))
+
             hooks.append(module.register_forward_hook(note))
     try:
         with torch.inference_mode():
@@ -68,12 +70,21 @@ def trace(network: nn.Module, *inputs: Tensor) -> list[Layer]:
 
 
 @plt.rc_context(STYLE)
-def figure1(affinenet: AffineNet, deformnet: DeformNet, statistic: StatisticNet, images: dict[str, Tensor], dvf: Tensor,
-            masks: dict[str, Tensor] | None, view: View, weights: dict[str, float]) -> Figure:
+def figure1(
+    affinenet: AffineNet,
+    deformnet: DeformNet,
+    statistic: StatisticNet,
+    images: dict[str, Tensor],
+    dvf: Tensor,
+    masks: dict[str, Tensor] | None,
+    view: View,
+    weights: dict[str, float],
+) -> Figure:
     """Figure 1: A, registration by AffineNet and DeformNet; B, the loss that trains them, with T in its middle.
 
     affinenet, deformnet, statistic : the networks; hooks read their layers while they run on the images
-    images : ``fixed``, ``moving``, ``affine`` (M(phi_A)), ``moved`` (M(phi_A, phi_D)), each (1, D, H, W), 0 for air to 1
+    images : ``fixed``, ``moving``, ``affine`` (M(phi_A)), ``moved`` (M(phi_A, phi_D)), each
+        (1, D, H, W), 0 for air to 1
     dvf : (3, D, H, W) of DeformNet, voxels
     masks : ``fixed`` and ``moved`` (1, D, H, W); None draws the Dice term without a picture
     view : the slice shown
@@ -88,7 +99,9 @@ def figure1(affinenet: AffineNet, deformnet: DeformNet, statistic: StatisticNet,
     return figure
 
 
-def _registration(page: Axes, affinenet: AffineNet, deformnet: DeformNet, images: dict[str, Tensor], dvf: Tensor, view: View) -> None:
+def _registration(
+    page: Axes, affinenet: AffineNet, deformnet: DeformNet, images: dict[str, Tensor], dvf: Tensor, view: View
+) -> None:
     heading(page, "A", "Registration in one shot (W: warp, linear resampling)", 119)
     fixed, moving, affine = (images[name][None] for name in ("fixed", "moving", "affine"))
     full = tuple(fixed.shape[2:])
@@ -114,18 +127,29 @@ def _registration(page: Axes, affinenet: AffineNet, deformnet: DeformNet, images
     last = _deformnet(page, trace(deformnet, fixed, affine), full, 113, 64, 40, 45)
     arrow(page, last, (160, last[1]))
     length = dvf.norm(dim=0, keepdim=True)
-    thumbnail(page, view, length / length.max().clamp_min(1e-6), 160, 90, 17, r"DVF $\phi_D$", above=True, cmap="viridis")
+    thumbnail(
+        page, view, length / length.max().clamp_min(1e-6), 160, 90, 17, r"DVF $\phi_D$", above=True, cmap="viridis"
+    )
     arrow(page, (168.5, 90), (168.5, 83.7))
     node(page, 168.5, 81.7, "W")
     arrow(page, (168.5, 79.7), (168.5, 76))
     thumbnail(page, view, images["moved"], 160, 59, 17, f"moved {FINAL}")
     arrow(page, (83.5, 63.5), (83.5, 53.8), (156.5, 53.8), (156.5, 81.7), (166.5, 81.7))
-    page.text(131, 54.5, rf"{M} and $\phi_A$: {M} is sampled once, at $A(x + u(x))$", ha="center", va="bottom", fontsize=5.5, color=GREY)
+    page.text(
+        131,
+        54.5,
+        rf"{M} and $\phi_A$: {M} is sampled once, at $A(x + u(x))$",
+        ha="center",
+        va="bottom",
+        fontsize=5.5,
+        color=GREY,
+    )
 
 
-def _affinenet(page: Axes, layers: list[Layer], full: tuple, largest: int, x: float, y: float, width: float,
-               height: float) -> tuple[float, float]:
-    """The stack of feature maps, narrowing in resolution, then pooled features and parameters; returns the right edge of the last."""
+def _affinenet(
+    page: Axes, layers: list[Layer], full: tuple, largest: int, x: float, y: float, width: float, height: float
+) -> tuple[float, float]:
+    """Feature maps of falling resolution, pooled features, parameters; returns the right edge of the last."""
     convolutions = [layer for layer in layers if layer.size]
     working = tuple(min(n, largest) for n in full)
     maps = [(layer.channels, layer.size) for layer in convolutions]
@@ -144,19 +168,29 @@ def _affinenet(page: Axes, layers: list[Layer], full: tuple, largest: int, x: fl
             channels_label(page, centre, middle + h / 2, channels)
         resolution_label(page, centre, middle - h / 2, size)
         edge = centre + w / 2
-    for centre, count, name in zip(centres[len(maps):], dense, ("pooled", r"$\phi_A$"), strict=True):
+    for centre, count, name in zip(centres[len(maps) :], dense, ("pooled", r"$\phi_A$"), strict=True):
         h = 0.42 * tall if name == "pooled" else 0.2 * tall
         bar(page, centre, middle, 1.4, h, BLUE, alpha=0.9)
         arrow(page, (edge, middle), (centre - 0.7, middle), small=True)
         channels_label(page, centre, middle + h / 2, count)
         page.text(centre, middle - h / 2 - 0.8, name, fontsize=SMALL, ha="center", va="top", color=GREY)
         edge = centre + 0.7
-    page.text(x + width / 2, y + 1.2, "pooled: means of map and of map × coordinate", fontsize=SMALL, ha="center", va="bottom", color=GREY)
+    page.text(
+        x + width / 2,
+        y + 1.2,
+        "pooled: means of map and of map × coordinate",
+        fontsize=SMALL,
+        ha="center",
+        va="bottom",
+        color=GREY,
+    )
     return edge, middle
 
 
-def _deformnet(page: Axes, layers: list[Layer], full: tuple, x: float, y: float, width: float, height: float) -> tuple[float, float]:
-    """The U: a row per resolution, a column per layer in order of execution, dashes for skip connections; returns its end."""
+def _deformnet(
+    page: Axes, layers: list[Layer], full: tuple, x: float, y: float, width: float, height: float
+) -> tuple[float, float]:
+    """The U: a row per resolution, a column per layer in order of execution, dashes for skips; returns its end."""
     maps = [(layers[0].inputs, full), *((layer.channels, layer.size) for layer in layers)]
     if maps[-1][1] != full:
         maps.append((layers[-1].channels, full))  # upsampled linearly
@@ -171,7 +205,12 @@ def _deformnet(page: Axes, layers: list[Layer], full: tuple, x: float, y: float,
     step = (width - 5) / (len(maps) - 1)
     bars = []
     for i, (channels, size) in enumerate(maps):
-        cx, cy, w, h = x + 2.5 + step * i, rows[size], min(bar_width(channels), 0.62 * step), tall * relative_height(size, full)
+        cx, cy, w, h = (
+            x + 2.5 + step * i,
+            rows[size],
+            min(bar_width(channels), 0.62 * step),
+            tall * relative_height(size, full),
+        )
         bar(page, cx, cy, w, h, GREEN)
         channels_label(page, cx, cy + h / 2, channels)
         bars.append((cx, cy, w, h))
@@ -190,37 +229,67 @@ def _deformnet(page: Axes, layers: list[Layer], full: tuple, x: float, y: float,
             (ax, _, aw, _), (bx, _, bw, _) = bars[before[-1]], bars[after[0]]
             arrow(page, (ax + aw / 2, cy), (bx - bw / 2, cy), small=True, colour=GREY, dashed=True)
         centre = (bars[before[-1]][0] + bars[after[0]][0]) / 2 if after else bars[deepest][0]
-        low = cy + 0.4 if bars[before[-1]][0] < bars[deepest][0] - 0.1 and size != sizes[-1] else cy - bars[deepest][3] / 2 - 0.5
-        page.text(centre, low, size_text(size), fontsize=SMALL, ha="center", va="bottom" if low > cy else "top", color=GREY)
+        low = (
+            cy + 0.4
+            if bars[before[-1]][0] < bars[deepest][0] - 0.1 and size != sizes[-1]
+            else cy - bars[deepest][3] / 2 - 0.5
+        )
+        page.text(
+            centre, low, size_text(size), fontsize=SMALL, ha="center", va="bottom" if low > cy else "top", color=GREY
+        )
     return bars[-1][0] + bars[-1][2] / 2, bars[-1][1]
 
 
-def _training(page: Axes, statistic: StatisticNet, images: dict[str, Tensor], dvf: Tensor, masks: dict[str, Tensor] | None, view: View,
-              weights: dict[str, float]) -> None:
-    heading(page, "B", r"Training, one network after the other: $\phi = \phi_A$ for AffineNet, $\phi = (\phi_A, \phi_D)$ for DeformNet"
-            " (C: concatenation)", 49.5)
-    shuffled = images["fixed"].flatten()[torch.randperm(images["fixed"].numel(), generator=torch.Generator().manual_seed(0))]
+def _training(
+    page: Axes,
+    statistic: StatisticNet,
+    images: dict[str, Tensor],
+    dvf: Tensor,
+    masks: dict[str, Tensor] | None,
+    view: View,
+    weights: dict[str, float],
+) -> None:
+    heading(
+        page,
+        "B",
+        r"Training, one network after the other: $\phi = \phi_A$ for AffineNet, $\phi = (\phi_A, \phi_D)$ for DeformNet"
+        " (C: concatenation)",
+        49.5,
+    )
+    shuffled = images["fixed"].flatten()[
+        torch.randperm(images["fixed"].numel(), generator=torch.Generator().manual_seed(0))
+    ]
     rows = {"fixed": 36.5, "moved": 22.5, "shuffled": 8.5}
     pictures = images | {"shuffled": shuffled.view_as(images["fixed"])}
     for (name, y), label in zip(rows.items(), (F, MOVED, r"$\tilde{\mathcal{F}}$"), strict=True):
         thumbnail(page, view, pictures[name], 15, y - 5.5, 11, "")
         page.text(14, y, label, ha="right", va="center")
     arrow(page, (15, rows["fixed"] - 3), (4, rows["fixed"] - 3), (4, rows["shuffled"] - 3), (15, rows["shuffled"] - 3))
-    page.text(2.4, rows["moved"] - 3, "voxels shuffled", rotation=90, ha="center", va="center", fontsize=SMALL, color=GREY)
+    page.text(
+        2.4, rows["moved"] - 3, "voxels shuffled", rotation=90, ha="center", va="center", fontsize=SMALL, color=GREY
+    )
     _statistic(page, statistic, rows)
     _losses(page, images, dvf, masks, view, weights)
 
 
 def _statistic(page: Axes, statistic: StatisticNet, rows: dict[str, float]) -> None:
-    """T: an entrance per image, concatenated feature maps, one score per voxel; run for the joint and the shuffled pairs."""
+    """T: an entrance per image, concatenated feature maps, a score per voxel; for joint and shuffled pairs."""
     voxels = torch.zeros(1, 8, 1)
     layers = trace(statistic, voxels, voxels, torch.arange(8))
-    part = {name: [layer for layer in layers if layer.name.startswith(name)] for name in ("entrance_moving", "entrance_fixed", "joint")}
-    head = part["joint"][:len(part["joint"]) // 2]  # runs twice
+    part = {
+        name: [layer for layer in layers if layer.name.startswith(name)]
+        for name in ("entrance_moving", "entrance_fixed", "joint")
+    }
+    head = part["joint"][: len(part["joint"]) // 2]  # runs twice
     group(page, 30, 1.5, 49, 44, r"statistic network $T$, 1×1×1", ORANGE)
     for name, y in rows.items():
         entrance = part["entrance_moving" if name == "moved" else "entrance_fixed"]
-        arrow(page, (26, y), _stack(page, 35, y, [entrance[0].inputs, *(layer.channels for layer in entrance)], 54), small=True)
+        arrow(
+            page,
+            (26, y),
+            _stack(page, 35, y, [entrance[0].inputs, *(layer.channels for layer in entrance)], 54),
+            small=True,
+        )
     upper, lower = (rows["fixed"] + rows["moved"]) / 2, (rows["moved"] + rows["shuffled"]) / 2
     for y, source in ((upper, "fixed"), (lower, "shuffled")):
         arrow(page, (54, rows[source]), (54, y + (2 if y == upper else -2)))
@@ -229,7 +298,10 @@ def _statistic(page: Axes, statistic: StatisticNet, rows: dict[str, float]) -> N
         arrow(page, (56, y), _stack(page, 63, y, [layer.channels for layer in head], 79), small=True)
     page.text(66, (upper + lower) / 2, "shared weights", fontsize=SMALL, ha="center", va="center", color=GREY)
 
-    for y, source, mean in ((upper, F, r"$\mathbb{E}[T]$"), (lower, r"$\tilde{\mathcal{F}}$", r"$\log\,\mathbb{E}[e^{T}]$")):
+    for y, source, mean in (
+        (upper, F, r"$\mathbb{E}[T]$"),
+        (lower, r"$\tilde{\mathcal{F}}$", r"$\log\,\mathbb{E}[e^{T}]$"),
+    ):
         page.text(87.5, y + 1, f"$T(${MOVED}$, ${source}$)$", ha="center", va="bottom", fontsize=5.5)
         arrow(page, (79, y), (96, y))
         box(page, 96, y - 3.2, 15, 6.4, mean, ORANGE)
@@ -241,7 +313,14 @@ def _statistic(page: Axes, statistic: StatisticNet, rows: dict[str, float]) -> N
     arrow(page, (105.5, middle), (136, middle))
 
 
-def _losses(page: Axes, images: dict[str, Tensor], dvf: Tensor, masks: dict[str, Tensor] | None, view: View, weights: dict[str, float]) -> None:
+def _losses(
+    page: Axes,
+    images: dict[str, Tensor],
+    dvf: Tensor,
+    masks: dict[str, Tensor] | None,
+    view: View,
+    weights: dict[str, float],
+) -> None:
     top, middle, bottom = 36.5, 22.5, 8.5
     if masks is not None:
         thumbnail(page, view, images["fixed"], 119, top - 5.5, 11, "", masks=masks)
@@ -258,7 +337,11 @@ def _losses(page: Axes, images: dict[str, Tensor], dvf: Tensor, masks: dict[str,
     arrow(page, (152, middle), (159, middle))
     arrow(page, (152, bottom), (161, bottom), (161, middle - 2))
     node(page, 161, middle, "+")
-    for x, y, name, key in ((156, top, r"\lambda_2", "lambda_dice"), (155.5, middle, r"\lambda", "lambda"), (156, bottom, r"\mu", "mu")):
+    for x, y, name, key in (
+        (156, top, r"\lambda_2", "lambda_dice"),
+        (155.5, middle, r"\lambda", "lambda"),
+        (156, bottom, r"\mu", "mu"),
+    ):
         page.text(x, y + 0.7, f"${name} = {weights[key]:g}$", ha="center", va="bottom", fontsize=SMALL)
     arrow(page, (163, middle), (166, middle))
     box(page, 166, middle - 5, 12.5, 10, "loss\n(eq. 5, 7)", "0.5")
@@ -267,11 +350,15 @@ def _losses(page: Axes, images: dict[str, Tensor], dvf: Tensor, masks: dict[str,
 
 
 def _stack(page: Axes, x: float, y: float, channels: Sequence[int], end: float) -> tuple[float, float]:
-    """Bars of feature maps of single voxels from x on, joined by a line up to ``end``; returns the left edge of the first."""
+    """Bars of feature maps of single voxels from x on, with a line up to ``end``; returns the first left edge."""
     step = 6.3
     page.plot([x, end], [y, y], color=INK, linewidth=0.6, zorder=1)
     for i, count in enumerate(channels):
-        page.add_patch(Rectangle((x + i * step - bar_width(count) / 2, y - 2.75), bar_width(count), 5.5, facecolor="white", linewidth=0))
+        page.add_patch(
+            Rectangle(
+                (x + i * step - bar_width(count) / 2, y - 2.75), bar_width(count), 5.5, facecolor="white", linewidth=0
+            )
+        )
         bar(page, x + i * step, y, bar_width(count), 5.5, ORANGE)
         channels_label(page, x + i * step, y + 2.75, count)
     return x - bar_width(channels[0]) / 2, y

@@ -33,18 +33,34 @@ from mine_reg.plots import (
 )
 from mine_reg.statistics import METHODS
 
-COLOURS = {"none": "#999999", "inter_observer": PURPLE, "ants_affine": SKY, "ants": BLUE, "miregnet": ORANGE, "midiceregnet": RED}
+COLOURS = {
+    "none": "#999999",
+    "inter_observer": PURPLE,
+    "ants_affine": SKY,
+    "ants": BLUE,
+    "miregnet": ORANGE,
+    "midiceregnet": RED,
+}
 
 
 class _Page:
     """A page-wide figure of ``rows`` x ``columns`` panels; a panel stacks one axis per view, under a title.
 
-    ``axes[row][column]`` is the list of a panel's axes. Below the last row stays a strip for colour bars and legends. All in mm.
+    ``axes[row][column]`` is the list of a panel's axes. Below the last row is a strip for colour bars and
+    legends. All in mm.
     """
 
     margin, gap, title = 1.0, 1.2, 4.5
 
-    def __init__(self, views: Sequence[View], shape: Sequence[int], rows: int, columns: int, page: float = 180.0, strip: float = 8.0):
+    def __init__(
+        self,
+        views: Sequence[View],
+        shape: Sequence[int],
+        rows: int,
+        columns: int,
+        page: float = 180.0,
+        strip: float = 8.0,
+    ):
         self.page = page
         self.width = (page - 2 * self.margin - (columns - 1) * self.gap) / columns
         heights = [self.width * view.aspect([shape[a] for a in view.axes[1:]]) for view in views]
@@ -80,7 +96,7 @@ def _title(axis: Axes, letter: str, text: str) -> None:
 
 
 def draw_dvf(axis: Axes, view: View, dvf: Tensor, largest_mm: float, outline: Tensor | None = None, lines: int = 24):
-    """A DVF as the fixed image's grid drawn at x + u(x), by the in-plane part of u; the colour is the length of u in mm.
+    """A DVF as the fixed image's grid drawn at x + u(x), by the in-plane part of u; colour: length of u in mm.
 
     dvf : (3, D, H, W) in voxels, channels z, y, x
     outline : mask (1, D, H, W) of the image that x + u(x) points into
@@ -102,7 +118,7 @@ def draw_dvf(axis: Axes, view: View, dvf: Tensor, largest_mm: float, outline: Te
 
 
 def mask_difference(fixed: np.ndarray, moved: np.ndarray) -> np.ndarray:
-    """Colours (..., 3) of two mask slices: both grey, only the fixed one blue, only the moved one orange, neither white."""
+    """Colours (..., 3) of two mask slices: both grey, fixed only blue, moved only orange, neither white."""
     fixed, moved = fixed > 0.5, moved > 0.5
     colours = np.ones((*fixed.shape, 3))
     for where, colour in ((fixed & moved, "0.82"), (fixed & ~moved, BLUE), (moved & ~fixed, ORANGE)):
@@ -111,8 +127,14 @@ def mask_difference(fixed: np.ndarray, moved: np.ndarray) -> np.ndarray:
 
 
 @plt.rc_context(STYLE)
-def figure2(images: dict[str, Tensor], dvf: Tensor, masks: dict[str, Tensor] | None, views: Sequence[View],
-            window_hu: Sequence[float], difference_hu: float) -> Figure:
+def figure2(
+    images: dict[str, Tensor],
+    dvf: Tensor,
+    masks: dict[str, Tensor] | None,
+    views: Sequence[View],
+    window_hu: Sequence[float],
+    difference_hu: float,
+) -> Figure:
     """Figure 2: A fixed, B moving, C moved, D the DVF, E fixed - moved, F fixed mask against warped moving mask.
 
     images : ``fixed``, ``moving``, ``moved``, each (1, D, H, W) in HU
@@ -121,8 +143,11 @@ def figure2(images: dict[str, Tensor], dvf: Tensor, masks: dict[str, Tensor] | N
     window_hu, difference_hu : greys run over the one, colours of E from minus to plus the other
     """
     page = _Page(views, images["fixed"].shape[1:], 2, 3, page=150)
-    titles = {"fixed": r"fixed image $\mathcal{F}$", "moving": r"moving image $\mathcal{M}$",
-              "moved": r"moved image $\mathcal{M}(\phi_A, \phi_D)$"}
+    titles = {
+        "fixed": r"fixed image $\mathcal{F}$",
+        "moving": r"moving image $\mathcal{M}$",
+        "moved": r"moved image $\mathcal{M}(\phi_A, \phi_D)$",
+    }
     for letter, panel, (name, title) in zip("ABC", page.axes[0], titles.items(), strict=True):
         _title(panel[0], letter, title)
         for axis, view in zip(panel, views, strict=True):
@@ -148,19 +173,32 @@ def figure2(images: dict[str, Tensor], dvf: Tensor, masks: dict[str, Tensor] | N
         view.draw(axis, mask_difference(view.cut(masks["fixed"]), view.cut(masks["moved"])))
     _title(f[0], "F", "masks, fixed and warped moving")
     names = {"both": "0.82", "fixed only": BLUE, "moved only": ORANGE}
-    page.figure.legend(handles=[Patch(color=c, label=name) for name, c in names.items()], ncols=3, fontsize=6, columnspacing=1,
-                       handlelength=1, handletextpad=0.5, loc="center", bbox_to_anchor=(5 / 6, 5.8 / page.height))
+    page.figure.legend(
+        handles=[Patch(color=c, label=name) for name, c in names.items()],
+        ncols=3,
+        fontsize=6,
+        columnspacing=1,
+        handlelength=1,
+        handletextpad=0.5,
+        loc="center",
+        bbox_to_anchor=(5 / 6, 5.8 / page.height),
+    )
     return page.figure
 
 
 def draw_difference(axis: Axes, view: View, difference: Tensor, range_hu: float):
-    """A difference image (1, D, H, W) in HU: white is none, red brighter in the fixed image, blue brighter in the moved one."""
+    """A difference image (1, D, H, W) in HU: white is none, red where the fixed image is brighter."""
     return view.draw(axis, view.cut(difference), cmap="RdBu_r", vmin=-range_hu, vmax=range_hu, interpolation="bilinear")
 
 
 @plt.rc_context(STYLE)
-def figure3(fixed: Tensor, moved: dict[str, Tensor], views: Sequence[View], difference_hu: float,
-            notes: dict[str, str] | None = None) -> Figure:
+def figure3(
+    fixed: Tensor,
+    moved: dict[str, Tensor],
+    views: Sequence[View],
+    difference_hu: float,
+    notes: dict[str, str] | None = None,
+) -> Figure:
     """Figure 3: fixed minus moved image of each method, one colour scale.
 
     fixed, moved : (1, D, H, W) in HU, by name of the method as in metrics.csv
@@ -174,7 +212,9 @@ def figure3(fixed: Tensor, moved: dict[str, Tensor], views: Sequence[View], diff
             shown = draw_difference(axis, view, fixed - image, difference_hu)
             if column == 0:
                 view.annotate(axis, 50 if view is views[0] else None, colour="black")
-        panel[-1].text(0.5, -0.02, (notes or {}).get(method, ""), transform=panel[-1].transAxes, ha="center", va="top", fontsize=6)
+        panel[-1].text(
+            0.5, -0.02, (notes or {}).get(method, ""), transform=panel[-1].transAxes, ha="center", va="top", fontsize=6
+        )
     page.colour_bar(shown, (len(moved) - 1) / 2, "fixed $-$ moved / HU")
     return page.figure
 
@@ -200,9 +240,18 @@ def boxplots(metrics: pd.DataFrame) -> Figure:
         x = {m: methods.index(m) + jitter.uniform(-0.14, 0.14, len(wide)) for m in shown}
         followed = [m for m in shown if m != "inter_observer"]  # which is no registration
         axis.plot([x[m] for m in followed], wide[followed].T, color="0.8", linewidth=0.35, zorder=1)
-        boxes = axis.boxplot([wide[m].dropna() for m in shown], positions=[methods.index(m) for m in shown], widths=0.62, showfliers=False,
-                             patch_artist=True, medianprops={"color": "black", "linewidth": 1}, zorder=2,
-                             boxprops=thin, whiskerprops=thin, capprops=thin)
+        boxes = axis.boxplot(
+            [wide[m].dropna() for m in shown],
+            positions=[methods.index(m) for m in shown],
+            widths=0.62,
+            showfliers=False,
+            patch_artist=True,
+            medianprops={"color": "black", "linewidth": 1},
+            zorder=2,
+            boxprops=thin,
+            whiskerprops=thin,
+            capprops=thin,
+        )
         for method, box in zip(shown, boxes["boxes"], strict=True):
             box.set(facecolor=(*to_rgb(colours[method]), 0.45), edgecolor=colours[method])
             axis.plot(x[method], wide[method], ".", color=colours[method], markersize=2.2, markeredgewidth=0, zorder=3)
@@ -210,9 +259,11 @@ def boxplots(metrics: pd.DataFrame) -> Figure:
         if metric == "folding_percent":  # usually all zero
             top = max(0.1, 1.05 * wide.max().max())
             axis.set_ylim(-0.03 * top, top)
-    for axis in axes.flat[len(METRICS):]:
+    for axis in axes.flat[len(METRICS) :]:
         axis.axis("off")
-    handles = [Patch(facecolor=(*to_rgb(colours[m]), 0.45), edgecolor=colours[m], label=METHODS.get(m, m)) for m in methods]
+    handles = [
+        Patch(facecolor=(*to_rgb(colours[m]), 0.45), edgecolor=colours[m], label=METHODS.get(m, m)) for m in methods
+    ]
     axes.flat[-1].legend(handles=handles, loc="center", title=f"{metrics['pair_id'].nunique()} pairs", handlelength=1.4)
     return figure
 
@@ -240,7 +291,9 @@ def training_curves(folders: dict[tuple[str, str], Path]) -> Figure:
                 axis.set_title("")
     losses = sorted({loss for _, loss in folders}, key=list(METHODS).index)
     handles = [Patch(color=COLOURS[loss], label=METHODS[loss]) for loss in losses]
-    handles += [Line2D([], [], color="0.3", label=label, **style)
-                for label, style in zip(("training (DSC: soft Dice)", "validation"), styles.values(), strict=True)]
+    handles += [
+        Line2D([], [], color="0.3", label=label, **style)
+        for label, style in zip(("training (DSC: soft Dice)", "validation"), styles.values(), strict=True)
+    ]
     axes[0, -1].legend(handles=handles, loc="center", fontsize=6)  # AffineNet has no TV term: the place is free
     return figure

@@ -1,4 +1,4 @@
-"""The figures: orientation of slices, what Figure 1 finds in the networks, and that every figure can be drawn with parts missing."""
+"""Figures: orientation of slices, what Figure 1 finds in the networks, every figure with parts missing."""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -49,11 +49,14 @@ def screen_position(view: View, volume: torch.Tensor) -> tuple[float, float]:
     return tuple(axis.transAxes.inverted().transform(axis.transData.transform((x[column], y[row]))))
 
 
-@pytest.mark.parametrize(("plane", "index", "expected"), [
-    ("coronal", FRONT, (RIGHT / 33, HEAD / 20)),       # head up, the patient's right on the left
-    ("axial", HEAD, (RIGHT / 33, 1 - FRONT / 26)),     # chest up, the patient's right on the left
-    ("sagittal", RIGHT, (FRONT / 26, HEAD / 20)),      # head up, chest on the left
-])
+@pytest.mark.parametrize(
+    ("plane", "index", "expected"),
+    [
+        ("coronal", FRONT, (RIGHT / 33, HEAD / 20)),  # head up, the patient's right on the left
+        ("axial", HEAD, (RIGHT / 33, 1 - FRONT / 26)),  # chest up, the patient's right on the left
+        ("sagittal", RIGHT, (FRONT / 26, HEAD / 20)),  # head up, chest on the left
+    ],
+)
 def test_patients_are_seen_as_radiologists_see_them(plane, index, expected):
     volume = torch.zeros(SIZE)
     volume[HEAD, FRONT, RIGHT] = 1
@@ -66,7 +69,9 @@ def test_millimetres_have_one_length_along_both_axes(views):
     view.draw(axis, view.cut(torch.zeros(SIZE)))
     figure.canvas.draw()
     box = axis.get_window_extent()
-    assert box.height / box.width == pytest.approx(20 * 2.0 / 33, rel=0.01) and view.aspect((20, 33)) == pytest.approx(20 * 2.0 / 33)
+    assert box.height / box.width == pytest.approx(20 * 2.0 / 33, rel=0.01) and view.aspect((20, 33)) == pytest.approx(
+        20 * 2.0 / 33
+    )
 
 
 def test_views_go_through_the_mask_and_show_the_body():
@@ -113,16 +118,31 @@ def test_figure1_shows_the_networks_it_is_given(images, masks, views, channels, 
     weights = {"lambda": 1.0, "lambda_dice": 0.5, "mu": 0.01}
     networks = AffineNet((6, 10, 14)), DeformNet(channels, first_stride), StatisticNet(17)
     figure = figure1(*networks, images, torch.randn(3, *SIZE), masks, views[0], weights)
-    assert {"6", "10", "14", "56", "12", "17", *map(str, channels), "20×26×33", r"$\mu = 0.01$", r"$\lambda_2 = 0.5$"} <= written(figure.axes[0])
+    assert {
+        "6",
+        "10",
+        "14",
+        "56",
+        "12",
+        "17",
+        *map(str, channels),
+        "20×26×33",
+        r"$\mu = 0.01$",
+        r"$\lambda_2 = 0.5$",
+    } <= written(figure.axes[0])
 
 
 def test_figures_without_masks_and_with_a_method_missing(images, masks, views, tmp_path):
     weights = {"lambda": 1.0, "lambda_dice": 1.0, "mu": 1.0}
-    figure1(AffineNet((4, 4)), DeformNet((4, 4)), StatisticNet(4), images, torch.zeros(3, *SIZE), None, views[0], weights)
+    figure1(
+        AffineNet((4, 4)), DeformNet((4, 4)), StatisticNet(4), images, torch.zeros(3, *SIZE), None, views[0], weights
+    )
     complete = figure2(images, torch.zeros(3, *SIZE), masks, views, (0, 1), 1)
     without = figure2(images, torch.zeros(3, *SIZE), None, views, (0, 1), 1)
     assert len(complete.axes) - len(without.axes) == len(views)
-    three = figure3(images["fixed"], {"none": images["moving"], "miregnet": images["moved"]}, views, 1, {"none": "DSC 0.9"})
+    three = figure3(
+        images["fixed"], {"none": images["moving"], "miregnet": images["moved"]}, views, 1, {"none": "DSC 0.9"}
+    )
     save(three, tmp_path, "figure3", 50)
     again = tmp_path / "again"
     again.mkdir()
@@ -138,8 +158,11 @@ def test_show_pair_has_a_row_per_image(images, masks):
 
 def test_boxplots_of_known_and_unknown_methods_with_gaps():
     rng = np.random.default_rng(0)
-    rows = [{"pair_id": f"p{i}", "method": m, **dict(zip(METRICS, rng.random(len(METRICS)), strict=True))}
-            for i in range(5) for m in ("none", "inter_observer", "ants", "miregnet", "midiceregnet", "ants_long")]
+    rows = [
+        {"pair_id": f"p{i}", "method": m, **dict(zip(METRICS, rng.random(len(METRICS)), strict=True))}
+        for i in range(5)
+        for m in ("none", "inter_observer", "ants", "miregnet", "midiceregnet", "ants_long")
+    ]
     metrics = pd.DataFrame(rows)
     metrics.loc[metrics["method"] == "inter_observer", ["tre_mm", "folding_percent", "sd_log_jacobian"]] = np.nan
     metrics = metrics.drop(index=2)  # ANTs failed for the first pair
