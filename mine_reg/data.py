@@ -26,8 +26,7 @@ def check_source(source: str) -> str:
     return source
 
 
-def make_phantom_pairs(folder: str | Path, pairs: int, size, spacing_mm: float, seed: int, workers: int = -1,
-                       device: str = "cpu") -> pd.DataFrame:
+def make_phantom_pairs(folder: str | Path, pairs: int, size, spacing_mm: float, seed: int, workers: int = -1) -> pd.DataFrame:
     """Make ``pairs`` phantom pairs, write them to ``folder`` and return the table that ``manifest.csv`` there holds.
 
     size : voxels (D, H, W) of every image; spacing_mm : isotropic
@@ -44,7 +43,7 @@ def make_phantom_pairs(folder: str | Path, pairs: int, size, spacing_mm: float, 
     folder.mkdir(parents=True, exist_ok=True)
     names = [f"phantom_{number:03d}" for number in range(pairs)]
     with TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.resolve().parent) as made:
-        jobs = (delayed(_make)(Path(made) / name, tuple(size), float(spacing_mm), 1000 * seed + number, device)
+        jobs = (delayed(_make)(Path(made) / name, tuple(size), float(spacing_mm), 1000 * seed + number)
                 for number, name in enumerate(names))
         parallel = Parallel(n_jobs=min(workers, pairs) if workers > 0 else workers, return_as="generator_unordered")
         for _ in tqdm(parallel(jobs), total=pairs, desc="phantom pairs", unit="pair"):
@@ -86,9 +85,9 @@ def write_pair(folder: Path, pair: PhantomPair, spacing_mm: float) -> None:
         pd.DataFrame(points, columns=["x", "y", "z"]).to_csv(folder / f"{name}.csv", index=False, float_format="%.4f")
 
 
-def _make(folder: Path, size, spacing_mm: float, seed: int, device: str) -> None:
+def _make(folder: Path, size, spacing_mm: float, seed: int) -> None:
     torch.set_num_threads(1)
-    write_pair(folder, make_pair(size, spacing_mm, seed, device), spacing_mm)
+    write_pair(folder, make_pair(size, spacing_mm, seed), spacing_mm)
 
 
 def _write_csv(table: pd.DataFrame, path: Path) -> None:

@@ -10,7 +10,7 @@ from math import exp
 
 import torch
 
-from mine_reg.phantom_anatomy import Anatomy
+from mine_reg.phantom_anatomy import HILAR_MM, Anatomy
 from mine_reg.phantom_motion import Motion
 from mine_reg.phantom_shapes import Capsules, Lattice, Position, draw_capsules, occupancy, smooth_step
 
@@ -128,12 +128,13 @@ class Observer:
     def random(cls, scene: Scene, generator: torch.Generator) -> "Observer":
         u = torch.rand(3, generator=generator).tolist()
         bias, spread = torch.randn(2, generator=generator).tolist()
-        radius = (3.2, 3.6, 4.5, 5.0)[int(4 * u[0])]
+        same = u[1] < 0.25       # both follow one protocol at the hilum
+        radius = HILAR_MM if same else (3.2, 3.6, 4.5, 5.0)[int(4 * u[0])]
         airway = scene.anatomy.airways_main.where(torch.arange(len(scene.anatomy.airways_main)) > 0)
-        if u[1] < 0.72:          # follows the airways out of the hilum
-            airway.start[0] = torch.lerp(airway.end[0], airway.start[0], 0.5 * u[2])
-        else:                    # leaves them out
+        if same:
             airway = airway.where(torch.zeros(len(airway), dtype=torch.bool))
+        else:                    # the second one follows the airways out of the hilum
+            airway.start[0] = torch.lerp(airway.end[0], airway.start[0], 0.6 * u[2])
         return cls(Lattice(30.0, generator), Lattice(12.0, generator), 0.28 * bias, 0.22 * exp(0.5 * spread),
                    scene.anatomy.hilar(radius), airway)
 

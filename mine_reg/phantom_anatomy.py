@@ -12,7 +12,7 @@ from mine_reg.phantom_shapes import Capsules, Position, ellipsoid, smooth_max, s
 from mine_reg.phantom_tree import grow_tree
 
 _CAGE_POWER = 2.3
-_HILAR_MM = 4.0       # radius from which vessels and airways do not count as parenchyma
+HILAR_MM = 4.0       # radius from which vessels and airways do not count as parenchyma
 
 
 class Anatomy:
@@ -200,7 +200,7 @@ class Anatomy:
                 parts[name].append(grow_tree(torch.tensor(root), mine, radius, levels, generator))
         self.arteries, self.veins, self.airways = (Capsules.join(parts[name]) for name in ("arteries", "veins", "airways"))
 
-    def hilar(self, radius_mm: float = _HILAR_MM) -> Capsules:
+    def hilar(self, radius_mm: float = HILAR_MM) -> Capsules:
         """Vessels and airways of the trees thicker than ``radius_mm``: by hand they are not outlined as parenchyma."""
         return Capsules.join([tree.where(tree.r0 > radius_mm) for tree in (self.arteries, self.veins, self.airways)])
 

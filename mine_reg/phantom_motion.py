@@ -36,7 +36,7 @@ class Motion:
         rotation = torch.matrix_exp(torch.tensor([[0, -angles[2], angles[1]], [angles[2], 0, -angles[0]], [-angles[1], angles[0], 0]]))
         translation = torch.tensor(normal[3:6]) * torch.tensor([1.1, 0.9, 1.2])
         sign = 1.0 if torch.rand(1, generator=generator).item() < 0.7 else -1.0
-        diaphragm = sign * min(max(11.0 * exp(0.66 * normal[6]), 2.5), 34.0 if sign > 0 else 20.0)
+        diaphragm = sign * min(max(11.3 * exp(0.7 * normal[6]), 2.5), 36.0 if sign > 0 else 20.0)
         direction = torch.randn(_MODES, 3, generator=generator)
         length = 70 + 80 * torch.rand(_MODES, 1, generator=generator)
         wave = 2 * pi * direction / direction.norm(dim=1, keepdim=True) / length
