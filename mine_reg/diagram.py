@@ -150,17 +150,9 @@ def channels_label(page: Axes, x: float, y: float, count: int) -> None:
 
 
 def resolution_label(page: Axes, x: float, y: float, size: Sequence[int]) -> None:
-    """The resolution below a bar whose lower edge is y."""
-    page.text(
-        x,
-        y - 0.6,
-        size_text(size),
-        fontsize=SMALL,
-        ha="center",
-        va="top",
-        color=GREY,
-        rotation=0 if len(set(size)) == 1 else 90,
-    )
+    """The resolution below a bar whose lower edge is y, a line per axis where it is no cube."""
+    text = size_text(size).replace("×", "\n")
+    page.text(x, y - 0.6, text, fontsize=SMALL, ha="center", va="top", color=GREY, linespacing=1.0)
 
 
 def size_text(size: Sequence[int]) -> str:

@@ -157,7 +157,7 @@ def _affinenet(
     dense = [layer.inputs for layer in layers if not layer.size] + [layers[-1].channels]
     step, middle = (width - 7) / (len(maps) + len(dense) - 0.2), y + height / 2
     centres = [x + 3.5 + step * i for i in range(len(maps) + len(dense))]
-    tall = 0.62 * height
+    tall = (0.62 if len(set(working)) == 1 else 0.5) * height  # other sizes are written in three lines
     channels_label(page, centres[0], middle + tall / 2, maps[0][0])
     edge = None
     for centre, (channels, size) in zip(centres, maps, strict=False):
@@ -229,14 +229,8 @@ def _deformnet(
             (ax, _, aw, _), (bx, _, bw, _) = bars[before[-1]], bars[after[0]]
             arrow(page, (ax + aw / 2, cy), (bx - bw / 2, cy), small=True, colour=GREY, dashed=True)
         centre = (bars[before[-1]][0] + bars[after[0]][0]) / 2 if after else bars[deepest][0]
-        low = (
-            cy + 0.4
-            if bars[before[-1]][0] < bars[deepest][0] - 0.1 and size != sizes[-1]
-            else cy - bars[deepest][3] / 2 - 0.5
-        )
-        page.text(
-            centre, low, size_text(size), fontsize=SMALL, ha="center", va="bottom" if low > cy else "top", color=GREY
-        )
+        low = cy - (0.4 if size != sizes[-1] else bars[deepest][3] / 2 + 0.5)  # below the dashes, or below the bars
+        page.text(centre, low, size_text(size), fontsize=SMALL, ha="center", va="top", color=GREY)
     return bars[-1][0] + bars[-1][2] / 2, bars[-1][1]
 
 
@@ -338,9 +332,9 @@ def _losses(
     arrow(page, (152, bottom), (161, bottom), (161, middle - 2))
     node(page, 161, middle, "+")
     for x, y, name, key in (
-        (156, top, r"\lambda_2", "lambda_dice"),
+        (156.8, top, r"\lambda_2", "lambda_dice"),
         (155.5, middle, r"\lambda", "lambda"),
-        (156, bottom, r"\mu", "mu"),
+        (156.8, bottom, r"\mu", "mu"),
     ):
         page.text(x, y + 0.7, f"${name} = {weights[key]:g}$", ha="center", va="bottom", fontsize=SMALL)
     arrow(page, (163, middle), (166, middle))
