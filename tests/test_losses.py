@@ -6,7 +6,10 @@ import pytest
 import torch
 
 from mine_reg.estimator import (
-    estimate_mutual_information, gaussian_mutual_information, gaussian_pairs, histogram_mutual_information,
+    estimate_mutual_information,
+    gaussian_mutual_information,
+    gaussian_pairs,
+    histogram_mutual_information,
 )
 from mine_reg.losses import MutualInformation, donsker_varadhan, mine, mine_loss, soft_dice, total_variation
 from mine_reg.models import StatisticNet

@@ -5,7 +5,14 @@ import torch
 import torch.nn.functional as F
 
 from mine_reg.spatial import (
-    affine_points, gradients, grid_points, jacobian_determinant, sample_at, total_displacement, transform_points, upsample,
+    affine_points,
+    gradients,
+    grid_points,
+    jacobian_determinant,
+    sample_at,
+    total_displacement,
+    transform_points,
+    upsample,
     warp,
 )
 
