@@ -44,7 +44,9 @@ class StudyCopy:
     def run(self, *command: str, cwd: str = ".", check: bool = True) -> subprocess.CompletedProcess:
         """Run a command of this environment (dvc, papermill ...) in the copy; its output goes to the result and the screen."""
         binaries = Path(sys.executable).parent
-        environment = {**os.environ, "PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}", "DVC_NO_ANALYTICS": "1"}
+        path = f"{binaries}{os.pathsep}{os.environ['PATH']}"
+        # the smoke profile's volumes are small: more threads would only wait for each other
+        environment = {**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1", "OMP_NUM_THREADS": "1"}
         done = subprocess.run(
             [str(binaries / command[0]), *command[1:]], cwd=self.folder / cwd, env=environment, check=False, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
