@@ -4,6 +4,9 @@ VENV := .venv
 READY := $(VENV)/.made-from-lock
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# glibc gives the large tensors of each training step back to the system and asks for them again; keeping them is faster.
+export MALLOC_MMAP_MAX_ := 0
+export MALLOC_TRIM_THRESHOLD_ := 10000000000
 
 .DEFAULT_GOAL := help
 .PHONY: help repro test lab smoke verify lock clean
