@@ -146,7 +146,8 @@ def _run(jobs: dict, work: Path, settings: dict, workers: int) -> dict[str, str]
         outcomes = _pool(jobs, scratch, settings, at_once, bar)
         # a killed process (often: out of memory) takes all unfinished pairs with it; each gets a second chance, alone
         for pair_id in [name for name, error in outcomes.items() if isinstance(error, BrokenProcessPool)]:
-            outcomes |= _pool({pair_id: jobs[pair_id]}, scratch, settings, 1, bar)
+            finished = jobs[pair_id][2].exists()  # it may have been done, but not yet reported
+            outcomes |= {pair_id: None} if finished else _pool({pair_id: jobs[pair_id]}, scratch, settings, 1, bar)
     errors = {}
     for pair_id, error in outcomes.items():
         if isinstance(error, BrokenProcessPool):

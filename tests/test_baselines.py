@@ -98,8 +98,10 @@ def test_a_killed_process_costs_only_its_own_pair(images, tmp_path, monkeypatch)
     def dies_on_broken(fixed, moving, done, scratch, settings):
         if "broken" in fixed:
             os._exit(1)
-        done.mkdir()
-        (done / "done.json").write_text(json.dumps({"seconds": 1.0, "command": "none"}))
+        finished = Path(scratch) / done.name
+        finished.mkdir()
+        (finished / "done.json").write_text(json.dumps({"seconds": 1.0, "command": "none"}))
+        finished.rename(done)
 
     monkeypatch.setattr(baselines, "_one", dies_on_broken)
     runtime = ants_register_pairs(images, tmp_path / "ants", tmp_path / "work", SETTINGS, workers=2)
