@@ -11,7 +11,7 @@ import torch
 from monai.metrics import get_mask_edges, get_surface_distance
 from torch import Tensor
 
-from mine_reg.spatial import jacobian_determinant, sample_at, warp
+from mine_reg.spatial import jacobian_determinant, sample_at, warp_mask
 
 MASK_METRICS = ("dsc", "asd_mm", "hd_mm", "hd95_mm")
 FIELD_METRICS = ("folding_percent", "sd_log_jacobian")
@@ -91,13 +91,13 @@ def tre_mm(displacement: Tensor, fixed_points: Tensor, moving_points: Tensor, sp
 def evaluate_pair(pair, displacement: Tensor) -> dict[str, float]:
     """Every metric of one `preprocess.Pair` under a total displacement (1, 3, D, H, W).
 
-    The moving mask is resampled once, by nearest neighbour. Without masks or points their metrics are NaN. Raises
+    The moving mask is resampled once, linearly, and cut at one half. Without masks or points their metrics are NaN. Raises
     ValueError that names the pair.
     """
     row = dict.fromkeys(METRICS, math.nan) | field_metrics(displacement)
     try:
         if pair.fixed_mask is not None and pair.moving_mask is not None:
-            moved_mask = warp(pair.moving_mask[None].to(displacement), displacement, mode="nearest")
+            moved_mask = warp_mask(pair.moving_mask[None].to(displacement), displacement)
             row |= mask_metrics(pair.fixed_mask.to(displacement), moved_mask[0], pair.spacing_mm)
         if pair.fixed_points is not None and pair.moving_points is not None:
             row["tre_mm"] = tre_mm(displacement, pair.fixed_points, pair.moving_points, pair.spacing_mm)

@@ -1,10 +1,13 @@
 """The paper's networks: the statistic network T of MINE, AffineNet and DeformNet."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from mine_reg.spatial import compose_dvf, total_displacement, warp
 
 SLOPE = 0.2  # of the leaky ReLU, in all networks
 
@@ -62,7 +65,7 @@ class AffineNet(nn.Module):
         super().__init__()
         self.largest_size = largest_size
         widths = [2, *channels]
-        self.features = nn.Sequential(*(convolution(a, b, stride=2) for a, b in zip(widths, widths[1:], strict=False)))
+        self.features = nn.Sequential(*(convolution(a, b, stride=2) for a, b in pairwise(widths)))
         self.parameters_head = nn.Linear(4 * channels[-1], 12)
         nn.init.zeros_(self.parameters_head.weight)  # starts at the identity
         nn.init.zeros_(self.parameters_head.bias)
@@ -94,14 +97,19 @@ class DeformNet(nn.Module):
 
     channels : width at each level, finest first; each level has half the resolution of the one before
     first_stride : 2 predicts the field at half resolution (to be upsampled linearly), 1 at full resolution
+    passes : how often `register` asks the network; 1 is the paper's one shot. Each further pass sees the image moved by the
+        field so far and answers with what remains, as in the recursive cascades of Zhao et al. (ICCV 2019), but with the same weights.
     """
 
-    def __init__(self, channels: Sequence[int] = (16, 32, 32, 32), first_stride: int = 2):
+    def __init__(self, channels: Sequence[int] = (16, 32, 64, 64), first_stride: int = 2, passes: int = 1):
         super().__init__()
+        if passes < 1:
+            raise ValueError(f"deformnet.passes must be at least 1, got {passes}")
+        self.passes = passes
         widths = [2, *channels]
         self.encoder = nn.ModuleList(
             convolution(a, b, stride=first_stride if level == 0 else 2)
-            for level, (a, b) in enumerate(zip(widths, widths[1:], strict=False))
+            for level, (a, b) in enumerate(pairwise(widths))
         )
         self.decoder = nn.ModuleList(
             convolution(below + skip, skip)
@@ -128,3 +136,19 @@ class DeformNet(nn.Module):
             maps = F.interpolate(maps, size=skip.shape[2:], mode="trilinear", align_corners=True)
             maps = block(torch.cat([maps, skip], dim=1))
         return self.field(maps)
+
+    def register(self, fixed: Tensor, moving: Tensor, theta: Tensor, passes: int | None = None) -> Tensor:
+        """phi_D as one DVF (B, 3, d, h, w) in voxels after ``passes`` (None: the network's own number).
+
+        fixed, moving : (B, 1, D, H, W), moving as it came
+        theta : (B, 3, 4), phi_A
+
+        Every pass samples the moving image itself, through phi_A and all fields so far. Gradients flow through the last pass
+        alone: it costs no more to train than a single one, and each pass learns from what its predecessors leave.
+        """
+        size, dvf = fixed.shape[2:], None
+        for remaining in reversed(range(passes or self.passes)):
+            with torch.set_grad_enabled(torch.is_grad_enabled() and remaining == 0):
+                step = self(fixed, warp(moving, total_displacement(theta, dvf, size)))
+                dvf = step if dvf is None else compose_dvf(dvf, step, size)
+        return dvf

@@ -5,12 +5,15 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from mine_reg.spatial import total_displacement, upsample, warp
+from mine_reg.spatial import upsample
 from mine_reg.weights import load_affinenet, load_deformnet
 
 
 class Registration(nn.Module):
-    """AffineNet, then DeformNet on F and M(phi_A); the answer is the map x -> A(x + u(x)) from fixed to moving points."""
+    """AffineNet, then DeformNet on F and M(phi_A), in as many passes as it was trained for.
+
+    The answer is the map x -> A(x + u(x)) from fixed to moving points.
+    """
 
     def __init__(self, affinenet: nn.Module, deformnet: nn.Module):
         super().__init__()
@@ -26,8 +29,7 @@ class Registration(nn.Module):
             raise ValueError(f"fixed {tuple(fixed.shape)} and moving {tuple(moving.shape)} must be on one grid; resample one of them")
         size = fixed.shape[2:]
         theta = self.affinenet(fixed, moving)
-        moved = warp(moving, total_displacement(theta, None, size))
-        return theta, upsample(self.deformnet(fixed, moved), size)
+        return theta, upsample(self.deformnet.register(fixed, moving, theta), size)
 
 
 def load(affinenet: Path, deformnet: Path, device: str | torch.device = "cpu") -> Registration:

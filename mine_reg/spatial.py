@@ -22,18 +22,16 @@ def _half_extent(size: Sequence[int], like: Tensor) -> Tensor:
     return torch.tensor([max(n - 1, 1) / 2 for n in size], dtype=like.dtype, device=like.device)
 
 
-def sample_at(volume: Tensor, points: Tensor, size: Sequence[int] | None = None, mode: str = "bilinear",
-              padding: str = "zeros") -> Tensor:
-    """Values of ``volume`` (B, C, d, h, w) at ``points`` (B, N, 3), as (B, N, C).
+def sample_at(volume: Tensor, points: Tensor, size: Sequence[int] | None = None, padding: str = "zeros") -> Tensor:
+    """Values of ``volume`` (B, C, d, h, w) at ``points`` (B, N, 3), linearly interpolated, as (B, N, C).
 
     size : grid in whose voxels the points are given; by default the volume's own. A field predicted at half
         resolution is sampled with the size of the full grid, which equals upsampling it first (linear, align_corners).
-    mode : ``"bilinear"`` (trilinear for volumes) or ``"nearest"``
     padding : ``"zeros"`` (air, outside an image) or ``"border"`` (constant continuation, for fields)
     """
     size = volume.shape[2:] if size is None else size
     grid = (points / _half_extent(size, points) - 1).flip(-1)[:, :, None, None]
-    values = F.grid_sample(volume, grid, mode=mode, padding_mode=padding, align_corners=True)
+    values = F.grid_sample(volume, grid, padding_mode=padding, align_corners=True)
     return values[..., 0, 0].transpose(1, 2)
 
 
@@ -64,8 +62,8 @@ def total_displacement(theta: Tensor | None, dvf: Tensor | None, size: Sequence[
     return (moved - points).transpose(1, 2).reshape(len(source), 3, *size)
 
 
-def warp(image: Tensor, displacement: Tensor, mode: str = "bilinear") -> Tensor:
-    """``image`` (B, C, D, H, W) resampled at x + displacement(x); outside the image is 0 (air).
+def warp(image: Tensor, displacement: Tensor) -> Tensor:
+    """``image`` (B, C, D, H, W) resampled linearly at x + displacement(x); outside the image is 0 (air).
 
     displacement : (B, 3, D, H, W) in voxels. Raises ValueError when grids differ.
     """
@@ -73,7 +71,28 @@ def warp(image: Tensor, displacement: Tensor, mode: str = "bilinear") -> Tensor:
         raise ValueError(f"image {tuple(image.shape)} and displacement {tuple(displacement.shape)} are not on one 3D grid")
     size = image.shape[2:]
     points = grid_points(size, image.device) + displacement.flatten(2).transpose(1, 2)
-    return sample_at(image, points, mode=mode).transpose(1, 2).reshape(image.shape[0], image.shape[1], *size)
+    return sample_at(image, points).transpose(1, 2).reshape(image.shape[0], image.shape[1], *size)
+
+
+def warp_mask(mask: Tensor, displacement: Tensor) -> Tensor:
+    """A binary ``mask`` (B, 1, D, H, W) resampled as `warp` does and cut at one half, float 0 or 1.
+
+    Nearest neighbour would round each boundary by up to half a voxel more than the transform is wrong.
+    """
+    return (warp(mask, displacement) > 0.5).to(mask.dtype)
+
+
+def compose_dvf(first: Tensor, then: Tensor, size: Sequence[int]) -> Tensor:
+    """The field of x -> phi(x + then(x)) with phi(x) = x + first(x), at the resolution of ``then``.
+
+    An image warped by ``first`` and after that by ``then`` is the image sampled once through this field.
+
+    first, then : (B, 3, d, h, w) in voxels of the grid of ``size``, at its resolution or coarser ones
+    """
+    coarse = then.shape[2:]
+    points = grid_points(coarse, then.device) * (_half_extent(size, then) / _half_extent(coarse, then))
+    moved = points + then.flatten(2).transpose(1, 2)
+    return then + sample_at(first, moved, size, padding="border").transpose(1, 2).reshape(then.shape)
 
 
 def upsample(dvf: Tensor, size: Sequence[int]) -> Tensor:

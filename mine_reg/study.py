@@ -75,7 +75,7 @@ def input_path(official: str, given: str | Path | None = None) -> Path:
 def _reject_unknown_papermill_names() -> None:
     """Papermill only logs a warning for a misspelt ``-p`` name; a sweep over nothing is worse than an error."""
     try:
-        cells = get_ipython().user_ns["In"]  # noqa: F821  (defined by IPython alone)
+        cells = get_ipython().user_ns["In"]  # defined by IPython alone
     except NameError:
         return
     injected = next((i for i, cell in enumerate(cells) if cell.startswith("# Parameters\n")), None)

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from mine_reg.losses import MutualInformation, mine, mine_loss, soft_dice, total_variation
 from mine_reg.models import AffineNet, DeformNet, StatisticNet
 from mine_reg.preprocess import load_pair, read_pairs
-from mine_reg.spatial import grid_points, sample_at, total_displacement, transform_points, warp
+from mine_reg.spatial import grid_points, sample_at, total_displacement, transform_points, warp, warp_mask
 from mine_reg.weights import save_network
 
 VOLUMES = ("fixed", "moving", "fixed_mask", "moving_mask")
@@ -89,14 +89,14 @@ def compose_affine(outer: Tensor, inner: Tensor) -> Tensor:
 class RegistrationTraining(L.LightningModule):
     """What AffineNet and DeformNet share: MINE and Dice at random voxels, one Adam for network and T, validation by lung Dice.
 
+    network : what is trained; statistic : the T that is trained with it
     cfg : the section ``affinenet`` or ``deformnet`` of params.yaml, with ``loss`` one of ``miregnet`` (eq. 5) and
         ``midiceregnet`` (eq. 7)
     """
 
-    def __init__(self, network: torch.nn.Module, cfg: SimpleNamespace):
+    def __init__(self, network: torch.nn.Module, statistic: StatisticNet, cfg: SimpleNamespace):
         super().__init__()
-        self.network, self.cfg = network, cfg
-        self.statistic = StatisticNet(cfg.statistic_width)
+        self.network, self.statistic, self.cfg = network, statistic, cfg
         self.skipped = 0
 
     def register(self, fixed: Tensor, moving: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -140,7 +140,7 @@ class RegistrationTraining(L.LightningModule):
         size = batch["fixed"].shape[2:]
         theta, dvf = self.register(batch["fixed"], batch["moving"])
         information, _ = self.similarity(batch, theta, dvf, size.numel())
-        moved_mask = warp(batch["moving_mask"], total_displacement(theta, dvf, size), mode="nearest")
+        moved_mask = warp_mask(batch["moving_mask"], total_displacement(theta, dvf, size))
         log = {"mine": information.estimate.mean(), "dsc": soft_dice(moved_mask.flatten(1), batch["fixed_mask"].flatten(1))}
         if "moving_points" in batch and "fixed_points" in batch:
             error = transform_points(batch["fixed_points"], size, theta, dvf) - batch["moving_points"]
@@ -176,7 +176,7 @@ class AffineTraining(RegistrationTraining):
     """Trains AffineNet; the moving image may be given a random affine map to widen the capture range (our addition)."""
 
     def __init__(self, cfg: SimpleNamespace):
-        super().__init__(AffineNet(cfg.channels, cfg.largest_size), cfg)
+        super().__init__(AffineNet(cfg.channels, cfg.largest_size), StatisticNet(cfg.statistic_width), cfg)
 
     def register(self, fixed: Tensor, moving: Tensor) -> tuple[Tensor, None]:
         return self.network(fixed, moving), None
@@ -192,17 +192,24 @@ class AffineTraining(RegistrationTraining):
 
 
 class DeformTraining(RegistrationTraining):
-    """Trains DeformNet on F and M(phi_A), with phi_A from a trained AffineNet that stays as it is (section 2.4)."""
+    """Trains DeformNet on F and M(phi_A), with phi_A from a trained AffineNet that stays as it is (section 2.4).
 
-    def __init__(self, cfg: SimpleNamespace, affinenet: AffineNet):
-        super().__init__(DeformNet(cfg.channels, cfg.first_stride), cfg)
+    statistic : the T of AffineNet's training, which goes on learning: a new one would at first lead DeformNet nowhere
+    """
+
+    def __init__(self, cfg: SimpleNamespace, affinenet: AffineNet, statistic: StatisticNet):
+        super().__init__(DeformNet(cfg.channels, cfg.first_stride, cfg.passes), statistic, cfg)
         self.affinenet = affinenet.eval().requires_grad_(False)
 
-    def register(self, fixed: Tensor, moving: Tensor) -> tuple[Tensor, Tensor]:
+    def register(self, fixed: Tensor, moving: Tensor, passes: int | None = None) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
             theta = self.affinenet(fixed, moving)
-            affine_moved = warp(moving, total_displacement(theta, None, fixed.shape[2:]))
-        return theta, self.network(fixed, affine_moved)
+        return theta, self.network.register(fixed, moving, theta, passes)
+
+    def register_training(self, batch: dict) -> tuple[Tensor, Tensor]:
+        # a random number of passes: the first must learn from images far apart, the last from images close together
+        passes = int(torch.randint(1, self.network.passes + 1, ()))
+        return self.register(batch["fixed"], batch["moving"], passes)
 
 
 class Progress(Callback):
@@ -225,10 +232,11 @@ class Progress(Callback):
 def fit(module: RegistrationTraining, pairs: Path, out: Path, work: Path, curves: Path) -> dict:
     """Train ``module`` on the preprocessed ``pairs`` and leave the best validation model in ``out``.
 
-    out : receives ``weights.safetensors`` and ``settings.json``
+    out : receives ``weights.safetensors``, ``statistic.safetensors`` and ``settings.json``
     curves : receives the learning curves that DVCLive logged
-    work : checkpoints live here until the training is complete; an interrupted run with the same settings and data
-        goes on from the last one, and draws the same random numbers as an uninterrupted run
+    work : checkpoints live here until the training is complete; an interrupted run with the same settings, data and first
+        weights (those of the AffineNet below a DeformNet among them) goes on from the last one, and draws the same random
+        numbers as an uninterrupted run
 
     Returns the validation metrics of the restored model. Raises ValueError when a split is empty or the last
     epoch would not be validated.
@@ -250,7 +258,7 @@ def fit(module: RegistrationTraining, pairs: Path, out: Path, work: Path, curves
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # hardware and advertisements at every start
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty|.*does not have many workers|.*in eval mode")
     warnings.filterwarnings("ignore", message=".*LeafSpec.*|Starting from v1.9.0")  # Lightning's own use of torch
-    work = work / _fingerprint(cfg, pairs)
+    work = work / _fingerprint(module, pairs)
     last = work / "last.ckpt"
     if not last.exists():
         shutil.rmtree(work, ignore_errors=True)
@@ -273,16 +281,19 @@ def fit(module: RegistrationTraining, pairs: Path, out: Path, work: Path, curves
     module.load_state_dict(torch.load(best.best_model_path, weights_only=False)["state_dict"])
 
     out.mkdir(parents=True, exist_ok=True)
-    save_network(module.network, vars(cfg), out)
+    save_network(module.network, module.statistic, vars(cfg), out)
     shutil.copytree(work / "curves", curves, dirs_exist_ok=True)
     result = {"val_dsc": float(best.best_model_score), "skipped_steps": module.skipped}
     shutil.rmtree(work)
     return result
 
 
-def _fingerprint(cfg: SimpleNamespace, pairs: Path) -> str:
-    text = json.dumps(vars(cfg), sort_keys=True) + (pairs / "pairs.csv").read_text()
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+def _fingerprint(module: RegistrationTraining, pairs: Path) -> str:
+    digest = hashlib.sha256(json.dumps(vars(module.cfg), sort_keys=True).encode())
+    digest.update((pairs / "pairs.csv").read_bytes())
+    for value in module.state_dict().values():
+        digest.update(value.cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _drop_rows_after(curves: Path, step: int) -> None:

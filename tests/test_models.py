@@ -5,7 +5,8 @@ import torch
 
 from mine_reg.models import AffineNet, DeformNet, StatisticNet
 from mine_reg.registration import Registration
-from mine_reg.weights import load_affinenet, load_deformnet, save_network
+from mine_reg.spatial import compose_dvf, total_displacement, warp
+from mine_reg.weights import load_affinenet, load_deformnet, load_statistic, save_network
 
 SIZES = [(32, 32, 32), (33, 40, 27), (16, 48, 64), (21, 19, 17)]
 
@@ -44,6 +45,24 @@ def test_first_stride_sets_the_resolution_of_the_field(stride, expected):
     assert DeformNet(first_stride=stride)(image, image).shape == (1, 3, *expected)
 
 
+def test_each_pass_sees_the_image_moved_so_far_and_its_field_is_composed():
+    torch.manual_seed(0)
+    network, size = DeformNet((4, 8), passes=2).eval(), (21, 19, 17)
+    torch.nn.init.normal_(network.field.weight, std=0.3)
+    fixed, moving = torch.rand(2, 1, 1, *size)
+    theta = torch.eye(3, 4)[None] + 0.02 * torch.randn(1, 3, 4)
+    first = network(fixed, warp(moving, total_displacement(theta, None, size)))
+    torch.testing.assert_close(network.register(fixed, moving, theta, passes=1), first)
+    second = network(fixed, warp(moving, total_displacement(theta, first, size)))
+    torch.testing.assert_close(network.register(fixed, moving, theta), compose_dvf(first, second, size))
+    assert (first - compose_dvf(first, second, size)).abs().max() > 0.1
+
+
+def test_fewer_than_one_pass_is_refused():
+    with pytest.raises(ValueError, match="deformnet.passes must be at least 1, got 0"):
+        DeformNet(passes=0)
+
+
 def test_statistic_net_scores_each_voxel_alone():
     torch.manual_seed(0)
     statistic, order = StatisticNet(), torch.randperm(50)
@@ -59,11 +78,14 @@ def test_images_of_different_size_are_refused():
 
 
 def test_saved_networks_come_back_and_a_missing_one_is_named(tmp_path):
-    affinenet, deformnet = AffineNet((4, 8)), DeformNet((4, 8), first_stride=1)
-    save_network(affinenet, {"channels": [4, 8], "largest_size": 96}, tmp_path / "a")
-    save_network(deformnet, {"channels": [4, 8], "first_stride": 1}, tmp_path / "d")
+    affinenet, deformnet, statistic = AffineNet((4, 8)), DeformNet((4, 8), first_stride=1, passes=2), StatisticNet(7)
+    save_network(affinenet, statistic, {"channels": [4, 8], "largest_size": 96}, tmp_path / "a")
+    save_network(deformnet, statistic, {"channels": [4, 8], "first_stride": 1, "passes": 2}, tmp_path / "d")
     image = torch.rand(1, 1, 16, 16, 16)
     torch.testing.assert_close(load_affinenet(tmp_path / "a")(image, image), affinenet.eval()(image, image))
     torch.testing.assert_close(load_deformnet(tmp_path / "d")(image, image), deformnet.eval()(image, image))
+    assert load_deformnet(tmp_path / "d").passes == 2
+    voxels = torch.rand(1, 9, 1), torch.rand(1, 9, 1), torch.randperm(9)
+    torch.testing.assert_close(load_statistic(tmp_path / "a")(*voxels), statistic(*voxels))
     with pytest.raises(FileNotFoundError, match="holds no trained network"):
         load_affinenet(tmp_path / "nowhere")

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 
 from mine_reg.spatial import (
     affine_points,
+    compose_dvf,
     gradients,
     grid_points,
     jacobian_determinant,
@@ -14,6 +15,7 @@ from mine_reg.spatial import (
     transform_points,
     upsample,
     warp,
+    warp_mask,
 )
 
 SIZE = (7, 9, 12)  # odd, even and different on every axis, so that swapped axes cannot pass
@@ -41,7 +43,6 @@ def test_a_displacement_of_one_voxel_reads_the_next_voxel_and_air_outside(axis):
     put[axis + 2] = slice(None, -1)
     expected[tuple(put)] = image[tuple(take)]
     torch.testing.assert_close(warp(image, displacement), expected, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(warp(image, displacement, mode="nearest"), expected)
 
 
 def test_affine_maps_agree_with_torch():
@@ -71,6 +72,31 @@ def test_a_coarse_field_sampled_at_points_equals_the_upsampled_field():
     points = grid_points(SIZE)
     fine = upsample(dvf, SIZE).flatten(2).transpose(1, 2)
     torch.testing.assert_close(sample_at(dvf, points, SIZE, padding="border"), fine, rtol=1e-4, atol=1e-5)
+
+
+def test_two_fields_compose_to_one_sampling():
+    torch.manual_seed(0)
+    first, then = torch.randn(1, 3, 4, 5, 6), torch.randn(1, 3, *SIZE)
+    points = grid_points(SIZE)
+    expected = transform_points(transform_points(points, SIZE, dvf=then), SIZE, dvf=first)
+    composed = transform_points(points, SIZE, dvf=compose_dvf(first, then, SIZE))
+    torch.testing.assert_close(composed, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_coarse_second_field_keeps_its_resolution():
+    shift = torch.tensor([1.0, -0.5, 2.0]).reshape(1, 3, 1, 1, 1)
+    composed = compose_dvf(shift.expand(1, 3, *SIZE), 2 * shift.expand(1, 3, 4, 5, 6), SIZE)
+    torch.testing.assert_close(composed, 3 * shift.expand(1, 3, 4, 5, 6))
+
+
+def test_a_mask_is_cut_where_it_is_half_covered():
+    mask = torch.zeros(1, 1, *SIZE)
+    mask[..., 6:] = 1  # along x, the boundary lies at 5.5
+    for shift, first in ((0.4, 6), (0.6, 5), (-0.4, 6), (-0.6, 7)):
+        displacement = torch.zeros(1, 3, *SIZE)
+        displacement[:, 2] = shift
+        moved = warp_mask(mask, displacement)[0, 0, 3, 4, :-1]  # the last voxel looks beyond the image
+        torch.testing.assert_close(moved, (torch.arange(11) >= first).float())
 
 
 def test_gradients_are_per_voxel_at_every_resolution():

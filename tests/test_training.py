@@ -22,7 +22,7 @@ from mine_reg.training import (
     random_affine,
     shift_and_flip,
 )
-from mine_reg.weights import load_affinenet, load_deformnet
+from mine_reg.weights import load_affinenet, load_deformnet, load_statistic
 
 
 def test_a_shift_pads_with_air_and_crops():
@@ -76,7 +76,8 @@ def train(module_class, cfg, pairs, folder, *args) -> dict:
 def test_both_networks_train_and_load(pairs, tmp_path, loss):
     result = train(AffineTraining, small("affinenet", loss=loss), pairs, tmp_path / "a")
     assert 0 < result["val_dsc"] < 1 and result["skipped_steps"] == 0
-    train(DeformTraining, small("deformnet", loss=loss), pairs, tmp_path / "d", load_affinenet(tmp_path / "a/out"))
+    below = load_affinenet(tmp_path / "a/out"), load_statistic(tmp_path / "a/out")
+    train(DeformTraining, small("deformnet", loss=loss), pairs, tmp_path / "d", *below)
     load_deformnet(tmp_path / "d/out")
     curve = pd.read_csv(next((tmp_path / "d/curves").rglob("dsc.tsv")), sep="\t")
     assert len(curve) == 2  # one row for each of two epochs
