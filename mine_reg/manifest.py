@@ -16,10 +16,20 @@ IMAGES = ("fixed", "moving", "fixed_mask", "moving_mask", "fixed_mask_observer2"
 POINTS = ("fixed_points", "moving_points")
 REQUIRED = ("pair_id", "fixed", "moving", "fixed_mask", "moving_mask")
 OPTIONAL = ("split", "subject_id", "fixed_mask_observer2", *POINTS)
+SCAN = ("scan_id", "image", "mask", "subject_id", "split")
 
 
 class ManifestError(ValueError):
-    """A manifest that cannot be used: one sentence per problem, each naming its row and what to do about it."""
+    """A manifest that cannot be used.
+
+    problems : one sentence each, which names its row and what to do about it
+    table : the rows as far as they could be read, with absolute paths; None when not even that
+    """
+
+    def __init__(self, path: Path, problems: list[str], table: pd.DataFrame | None = None):
+        self.problems, self.table = problems, table
+        many = f"{path} has {len(problems)} problems:\n" + "\n".join(f"  {problem}" for problem in problems)
+        super().__init__(many if len(problems) > 1 else f"{path}: {problems[0]}")
 
 
 def read_manifest(path: str | Path) -> pd.DataFrame:
@@ -29,63 +39,87 @@ def read_manifest(path: str | Path) -> pd.DataFrame:
     that the study does not know are left out with a warning. Raises FileNotFoundError, or ManifestError that lists
     every problem.
     """
-    path = Path(path)
-    frame = _read_csv(path)
-    unknown = [column for column in frame if column not in REQUIRED + OPTIONAL]
+    return _read_table(Path(path), _PAIRS, "pair", (*REQUIRED, *OPTIONAL), (*IMAGES, *POINTS))
+
+
+def read_scans(path: str | Path) -> pd.DataFrame:
+    """A table of single CTs, read and refused as `read_manifest` does: scan_id, image, mask, subject_id, split.
+
+    Only scan_id and image must be given; ``subject_id`` defaults to ``scan_id``.
+    """
+    return _read_table(Path(path), _SCANS, "scan", SCAN, SCAN[1:3])
+
+
+def _read_table(path: Path, schema: pa.DataFrameSchema, row_name: str, columns: tuple, files: tuple) -> pd.DataFrame:
+    """row_name : what a row lists, whose ``<row_name>_id`` names it; columns : all that are known; files : those that hold paths."""
+    frame, name = _read_csv(path, row_name), f"{row_name}_id"
+    unknown = [column for column in frame if column not in columns]
     if unknown:
-        known = ", ".join(REQUIRED + OPTIONAL)
-        warnings.warn(f"{path}: unknown column {', '.join(unknown)} ignored; known are {known}", stacklevel=2)
+        warnings.warn(f"{path}: unknown column {', '.join(unknown)} ignored; known are {', '.join(columns)}", stacklevel=3)
         frame = frame.drop(columns=unknown)
-    for column in OPTIONAL:
-        if column not in frame:
+    for column, expected in schema.columns.items():
+        if column not in frame and not expected.required:
             frame[column] = ""
-    for column in frame.columns.intersection([*IMAGES, *POINTS]):
+    for column in frame.columns.intersection([*files]):
         frame[column] = [str((path.parent / value).resolve()) if value else "" for value in frame[column]]
+    problems = []
     try:
-        _SCHEMA.validate(frame, lazy=True)
+        schema.validate(frame, lazy=True)
     except pa.errors.SchemaErrors as error:
-        raise ManifestError(_sentences(path, frame, error.failure_cases)) from None
-    frame["subject_id"] = frame["subject_id"].where(frame["subject_id"] != "", frame["pair_id"])
-    leaks = frame[frame["split"] != ""].groupby("subject_id")["split"].unique().loc[lambda found: found.map(len) > 1]
-    if len(leaks):
-        raise ManifestError(f"{path}: " + "; ".join(
-            f"subject {subject} is in {' and in '.join(found)}: put all pairs of a subject into one split"
-            for subject, found in leaks.items()))
-    return frame[[*REQUIRED, *OPTIONAL]]
+        problems = _sentences(frame, error.failure_cases, row_name)
+    if name in frame:
+        frame["subject_id"] = frame["subject_id"].where(frame["subject_id"] != "", frame[name])
+    splits = frame[frame["split"] != ""].groupby("subject_id")["split"].unique()
+    problems += [f"subject {subject} is in {' and in '.join(found)}: put all {row_name}s of a subject into one split"
+                 for subject, found in splits.items() if subject and len(found) > 1]
+    if problems:
+        raise ManifestError(path, problems, frame)
+    return frame[[*columns]]
 
 
 def read_points(path: str | Path) -> np.ndarray:
-    """Points (N, 3) float64, x, y, z in LPS millimetres, from a CSV with the columns x, y, z."""
+    """Points (N, 3) float64, x, y, z in LPS millimetres, from a CSV with the columns x, y, z.
+
+    Raises ValueError, one sentence that names the file, also when there is no point or one that is not finite.
+    """
     try:
         frame = pd.read_csv(path, skipinitialspace=True)
         points = frame[["x", "y", "z"]].to_numpy(np.float64)
     except KeyError:
-        raise ValueError(f"{path} has the columns {', '.join(map(str, frame))}; points need x, y, z") from None
+        raise ValueError(f"{path} has the columns {', '.join(map(str, frame))}; points need x, y, z, separated with commas") from None
     except (ValueError, pd.errors.ParserError) as error:
         raise ValueError(f"{path} cannot be read as points x, y, z: {str(error).splitlines()[0]}") from None
+    if not len(points):
+        raise ValueError(f"{path} lists no points; give one row per point, or leave the column of the manifest empty")
     if not np.isfinite(points).all():
         row = int(np.flatnonzero(~np.isfinite(points).all(1))[0])
         raise ValueError(f"{path}, row {row + 2}: x, y and z must all be finite numbers")
     return points
 
 
-def _read_csv(path: Path) -> pd.DataFrame:
+def _read_csv(path: Path, row_name: str) -> pd.DataFrame:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         row = path.read_bytes()[:error.start].count(b"\n") + 1
-        raise ManifestError(f"{path}, row {row}: not UTF-8 text; save the table as \"CSV UTF-8\"") from None
+        raise ManifestError(path, [f"row {row}: not UTF-8 text; save the table as \"CSV UTF-8\""]) from None
+    if "\0" in text:  # UTF-16 without its mark
+        raise ManifestError(path, ["row 1: not UTF-8 text; save the table as \"CSV UTF-8\""])
     rows = [[cell.strip() for cell in row] for row in csv.reader(text.splitlines()) if row]
     if len(rows) < 2:
-        raise ManifestError(f"{path} lists no pairs; give a header and one row per pair")
+        raise ManifestError(path, [f"lists no {row_name}s; give a header and one row per {row_name}"])
     header, body = rows[0], rows[1:]
+    for separator, name in ((";", "semicolons"), ("\t", "tabs")):
+        if len(header) == 1 and separator in header[0]:
+            raise ManifestError(path, [f"the columns are separated with {name}; separate with commas"])
     twice = sorted({column for column in header if header.count(column) > 1})
     if twice:
-        raise ManifestError(f"{path}: column {', '.join(twice)} occurs more than once")
-    ragged = [f"row {number} has {len(row)} values, the header has {len(header)} columns"
+        raise ManifestError(path, [f"column {', '.join(twice)} occurs more than once; keep one of them"])
+    ragged = [f"row {number} has {len(row)} values, the header has {len(header)} columns; give one value per column, in "
+              "quotes where it holds a comma"
               for number, row in enumerate(body, 2) if len(row) != len(header)]
     if ragged:
-        raise ManifestError(f"{path}: " + "; ".join(ragged))
+        raise ManifestError(path, ragged)
     return pd.DataFrame(body, columns=header, dtype=str)
 
 
@@ -100,26 +134,37 @@ _NAME = pa.Check.str_matches(r"^[A-Za-z0-9][\w.-]*$", error="is no usable name; 
                              "starting with a letter or digit")
 _SPLIT = pa.Check.isin(["", *SPLITS], error=f"is no split; give {', '.join(SPLITS)}, or leave the whole column out "
                        "for a random split")
-_SCHEMA = pa.DataFrameSchema(
+_SPLIT_FOR_ALL = pa.Check(lambda frame: (frame["split"] != "") | (frame["split"] == "").all(),
+                          error="the split is empty while other rows have one")
+_PAIRS = pa.DataFrameSchema(
     {
         "pair_id": pa.Column(str, _NAME, unique=True),
         **{column: pa.Column(str, [_GIVEN, _FILE]) for column in REQUIRED[1:]},
-        **{column: pa.Column(str, _FILE) for column in OPTIONAL[2:]},
-        "split": pa.Column(str, _SPLIT),
-        "subject_id": pa.Column(str),
+        **{column: pa.Column(str, _FILE, required=False) for column in OPTIONAL[2:]},
+        "split": pa.Column(str, _SPLIT, required=False),
+        "subject_id": pa.Column(str, required=False),
     },
     checks=[
         pa.Check(lambda frame: (frame["fixed_points"] == "") == (frame["moving_points"] == ""),
                  error="fixed_points and moving_points must be given together"),
-        pa.Check(lambda frame: (frame["split"] != "") | (frame["split"] == "").all(),
-                 error="the split is empty while other rows have one"),
+        _SPLIT_FOR_ALL,
         *[pa.Check(lambda frame, split=split: bool((frame["split"] == "").all() or (frame["split"] == split).any()),
                    error=f"no row has the split {split}; give every split at least one pair") for split in SPLITS],
     ],
 )
+_SCANS = pa.DataFrameSchema(
+    {
+        "scan_id": pa.Column(str, _NAME, unique=True),
+        "image": pa.Column(str, [_GIVEN, _FILE]),
+        "mask": pa.Column(str, _FILE, required=False),
+        "split": pa.Column(str, _SPLIT, required=False),
+        "subject_id": pa.Column(str, required=False),
+    },
+    checks=[_SPLIT_FOR_ALL],
+)
 
 
-def _sentences(path: Path, frame: pd.DataFrame, cases: pd.DataFrame) -> str:
+def _sentences(frame: pd.DataFrame, cases: pd.DataFrame, row_name: str) -> list[str]:
     """pandera's table of failure cases as sentences in the order of the rows, the table's own problems first."""
     found = {}
     for case in cases.itertuples():
@@ -129,16 +174,13 @@ def _sentences(path: Path, frame: pd.DataFrame, cases: pd.DataFrame) -> str:
             found[-1, case.check] = None
         else:
             row = int(case.index)
-            name = frame["pair_id"][row] if "pair_id" in frame else ""
-            where = f"row {row + 2} (pair {name})" if name else f"row {row + 2}"
+            name = frame[f"{row_name}_id"][row] if f"{row_name}_id" in frame else ""
+            where = f"row {row + 2} ({row_name} {name})" if name else f"row {row + 2}"
             if case.schema_context == "DataFrameSchema":  # reported once per column
                 found[row, f"{where}: {case.check}"] = None
             elif case.check == "field_uniqueness":
-                found[row, f"{where}: pair_id {case.failure_case!r} is used more than once"] = None
+                found[row, f"{where}: {row_name}_id {case.failure_case!r} is used more than once"] = None
             else:
                 value = f" {case.failure_case!r}" if case.failure_case else ""
                 found[row, f"{where}: {case.column}{value} {case.check}"] = None
-    problems = [sentence for _, sentence in sorted(found, key=lambda item: item[0])]
-    if len(problems) == 1:
-        return f"{path}: {problems[0]}"
-    return f"{path} has {len(problems)} problems:\n" + "\n".join(f"  {problem}" for problem in problems)
+    return [sentence for _, sentence in sorted(found, key=lambda item: item[0])]

@@ -18,13 +18,13 @@ import SimpleITK as sitk
 import torch
 from tqdm import tqdm
 
-from mine_reg import itk
+from mine_reg import ct, grids, itk
+from mine_reg.ct import AIR_HU, BODY_HU, read_clipped, read_mask
+from mine_reg.grids import averaged, centred_grid, resampled
 from mine_reg.manifest import IMAGES, OPTIONAL, POINTS, REQUIRED, SPLITS, read_points
 
 STARTS = ("scanner", "centre_of_mass")
 SHIFT = ("start_x", "start_y", "start_z")
-AIR_HU = -1024  # exports hold down to -3024 HU outside the field of view
-BODY_HU = -500  # between air, or lung, and soft tissue
 
 
 @dataclass
@@ -195,7 +195,7 @@ def _finished_or_error(row: dict, work: Path, settings: dict) -> str | None:
 def _key(row: dict, settings: dict) -> str:
     """Digest of everything that a preprocessed pair depends on: settings, this code, and the contents of its files."""
     digest = hashlib.sha256(json.dumps(settings).encode())
-    for source in (__file__, itk.__file__, *(row[column] for column in (*IMAGES, *POINTS) if row[column])):
+    for source in (__file__, ct.__file__, grids.__file__, itk.__file__, *(row[column] for column in (*IMAGES, *POINTS) if row[column])):
         source = Path(source)
         for path in sorted(source.iterdir()) if source.is_dir() else [source]:  # a folder is a DICOM series
             with open(path, "rb") as file:
@@ -205,15 +205,17 @@ def _key(row: dict, settings: dict) -> str:
 
 def _make(row: dict, work: Path, settings: dict, key: str) -> None:
     """One pair: read, check, resample, write beside its place, rename."""
-    fixed, moving = (_clipped(itk.read_image(row[name])) for name in ("fixed", "moving"))
-    masks = {name: _read_mask(row, name, moving if name == "moving_mask" else fixed)
-             for name in IMAGES[2:] if row[name]}
+    images = {name: read_clipped(row[name]) for name in IMAGES[:2]}
+    fixed, moving = images.values()
+    owners = {name: name.split("_")[0] for name in IMAGES[2:] if row[name]}
+    masks = {name: read_mask(row[name], images[owner], name, f"{owner} {row[owner]}") for name, owner in owners.items()}
     shift = np.zeros(3)
     if settings["start"] == "centre_of_mass":
-        shift = (_body_centre(fixed, row["fixed"]) - _body_centre(moving, row["moving"])).round(4)
+        shift = (_body_centre(fixed) - _body_centre(moving)).round(4)
     for image in (moving, masks["moving_mask"]):
         image.SetOrigin(np.array(image.GetOrigin()) + shift)
-    grid = _grid(fixed, settings)
+    centre = fixed.TransformContinuousIndexToPhysicalPoint([(n - 1) / 2 for n in fixed.GetSize()])
+    grid = centred_grid(centre, settings["size"], settings["spacing_mm"])
 
     target = work / f".{row['pair_id']}.{os.getpid()}"
     shutil.rmtree(target, ignore_errors=True)
@@ -221,10 +223,10 @@ def _make(row: dict, work: Path, settings: dict, key: str) -> None:
     try:
         low, high = settings["window_hu"]
         for name, image in (("fixed", fixed), ("moving", moving)):
-            image = sitk.Round(sitk.Clamp(_resampled(image, grid, AIR_HU), sitk.sitkFloat32, low, high))
+            image = sitk.Round(sitk.Clamp(resampled(averaged(image, settings["spacing_mm"]), grid, AIR_HU), sitk.sitkFloat32, low, high))
             sitk.WriteImage(sitk.Cast(image, sitk.sitkInt16), str(target / f"{name}.nii.gz"), True)
         for name, mask in masks.items():
-            mask = _resampled(mask, grid, 0) >= 0.5
+            mask = resampled(averaged(mask, settings["spacing_mm"]), grid, 0) >= 0.5
             if not sitk.GetArrayViewFromImage(mask).any():
                 raise ValueError(f"{row[name]} has nothing inside the grid around the centre of the fixed image; check "
                                  "the images' origins, or set preprocess.start to centre_of_mass")
@@ -240,69 +242,25 @@ def _make(row: dict, work: Path, settings: dict, key: str) -> None:
         shutil.rmtree(target, ignore_errors=True)
 
 
-def _clipped(image: sitk.Image) -> sitk.Image:
-    return sitk.Clamp(image, sitk.sitkFloat32, AIR_HU, 32767)
-
-
-def _read_mask(row: dict, name: str, image: sitk.Image) -> sitk.Image:
-    """A mask as float32 0 or 1; every label other than 0 (left and right lung, lobes) is lung."""
-    mask, owner = itk.read_image(row[name]), name.split("_")[0]
-    if not itk.same_grid(mask, image):
-        raise ValueError(f"{name} {row[name]} ({_geometry(mask)}) is on another grid than {owner} {row[owner]} "
-                         f"({_geometry(image)}); resample it to its image")
-    mask = sitk.Cast(mask != 0, sitk.sitkFloat32)
-    if not sitk.GetArrayViewFromImage(mask).any():
-        raise ValueError(f"{name} {row[name]} is empty; it must mark the lungs with values other than 0")
-    mask.CopyInformation(image)  # headers may differ by rounding
-    return mask
-
-
-def _geometry(image: sitk.Image) -> str:
-    def triple(values):
-        return " x ".join(f"{value:g}" for value in values)
-    return f"{triple(image.GetSize())} voxels of {triple(image.GetSpacing())} mm from {triple(image.GetOrigin())}"
-
-
-def _body_centre(image: sitk.Image, path: str) -> np.ndarray:
-    """Centre in mm of all that is denser than lung; a binary centre, so that contrast agent does not pull it."""
-    shape = sitk.LabelShapeStatisticsImageFilter()
-    shape.Execute(sitk.BinaryThreshold(image, BODY_HU, 32767))
-    if 1 not in shape.GetLabels():
-        raise ValueError(f"{path} has no voxel above {BODY_HU} HU, so no body to start from; is it a CT in HU?")
-    return np.array(shape.GetCentroid(1))
-
-
-def _grid(fixed: sitk.Image, settings: dict) -> sitk.Image:
-    size, spacing = settings["size"][::-1], settings["spacing_mm"]
-    centre = fixed.TransformContinuousIndexToPhysicalPoint([(n - 1) / 2 for n in fixed.GetSize()])
-    grid = sitk.Image(size, sitk.sitkUInt8)
-    grid.SetSpacing([spacing] * 3)
-    grid.SetOrigin([c - spacing * (n - 1) / 2 for c, n in zip(centre, size, strict=True)])
-    return grid
-
-
-def _resampled(image: sitk.Image, grid: sitk.Image, outside: float) -> sitk.Image:
-    """Linear interpolation, as in the paper, after matching the width of the voxels.
-
-    From 0.78 mm to 1 mm linear interpolation still reads every voxel. From 0.78 x 0.78 x 1.25 mm to 5 mm it would read
-    8 of about 160 and pass on their noise and aliased vessels. So along axes that become much coarser, the image is
-    blurred first, by the Gaussian that turns voxels as wide as the image's into voxels as wide as the grid's (full
-    width at half maximum; Cardoso et al., MICCAI 2015). Masks are treated alike: a voxel is lung when half of it is.
-    """
-    step = grid.GetSpacing()[0]
-    for axis, spacing in enumerate(image.GetSpacing()):
-        if step > 1.5 * spacing:
-            sigma = np.sqrt((step**2 - spacing**2) / (8 * np.log(2)))
-            image = sitk.RecursiveGaussian(image, sigma, direction=axis)
-    return sitk.Resample(image, grid, sitk.Transform(), sitk.sitkLinear, outside, sitk.sitkFloat32)
-
-
-def _points(row: dict, grid: sitk.Image, shift: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Corresponding points whose fixed one lies in the grid: elsewhere no displacement is known."""
+def read_point_pair(row) -> tuple[np.ndarray, np.ndarray]:
+    """Corresponding points of a manifest's row, two times (N, 3) in LPS mm; ValueError when they differ in number."""
     fixed, moving = (read_points(row[name]) for name in POINTS)
     if len(fixed) != len(moving):
         raise ValueError(f"{row['fixed_points']} has {len(fixed)} points but {row['moving_points']} {len(moving)}; "
                          "row i of one must correspond to row i of the other")
+    return fixed, moving
+
+
+def _body_centre(image: sitk.Image) -> np.ndarray:
+    """Centre in mm of all that is denser than lung; a binary centre, so that contrast agent does not pull it."""
+    shape = sitk.LabelShapeStatisticsImageFilter()
+    shape.Execute(sitk.BinaryThreshold(image, BODY_HU, 32767))
+    return np.array(shape.GetCentroid(1))
+
+
+def _points(row: dict, grid: sitk.Image, shift: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Corresponding points whose fixed one lies in the grid: elsewhere no displacement is known."""
+    fixed, moving = read_point_pair(row)
     index = itk.points_to_voxels(fixed, grid).numpy()[:, ::-1]
     inside = ((index >= 0) & (index <= np.array(grid.GetSize()) - 1)).all(1)
     if not inside.any():

@@ -1,0 +1,73 @@
+"""The command `mine-reg`. Heavy modules are imported inside the commands, so that --help is instant."""
+
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Prepare and check your own CT pairs for the study of MIRegNet. `mine-reg COMMAND --help` explains a command.",
+)
+
+
+@app.callback()
+def _commands() -> None:
+    """Keeps `mine-reg COMMAND` the same however many commands there are."""
+
+
+@app.command()
+def check(
+    manifest: Annotated[Path, typer.Argument(help="CSV table with one row per pair; see data_manifests/README.md.")],
+    workers: Annotated[int, typer.Option(help="Processes, each of which holds one pair; -1: all cores.")] = -1,
+) -> None:
+    """Look at every pair of a manifest before running the study.
+
+    Prints what was found, then every problem that makes the table unusable, and warnings about what looks like a mistake.
+    Exit code 0 means that the table can be used, 1 that it cannot.
+    """
+    with _plain_errors():
+        from mine_reg.check import check_manifest
+
+        table, problems, warnings = check_manifest(manifest, workers)
+    if len(table):
+        print(table.set_index("pair_id").T.to_string(float_format="{:.3g}".format, na_rep="", line_width=120), end="\n\n")
+    for title, sentences in (("Problems", problems), ("Warnings", warnings)):
+        if sentences:
+            print(f"{title}:", *sentences, sep="\n  ", end="\n\n")
+    print(f"{manifest} {'cannot be used: mend the problems above' if problems else 'can be used'}.")
+    if problems:
+        raise typer.Exit(1)
+
+
+@app.command()
+def manifest(
+    collection: Annotated[str, typer.Argument(help="Name of the public collection; a wrong one lists those known.")],
+    folder: Annotated[Path, typer.Argument(help="Where its unpacked files are.")],
+    out: Annotated[Path, typer.Argument(help="Folder to make; it receives manifest.csv and what belongs to it.")],
+) -> None:
+    """Write the manifest of a public collection that you have downloaded."""
+    with _plain_errors():
+        from mine_reg.datasets import make_manifest
+
+        pairs = make_manifest(collection, folder, out)
+    print(f"{out / 'manifest.csv'} lists {len(pairs)} pairs. Look at them with: mine-reg check {out / 'manifest.csv'}")
+
+
+@contextmanager
+def _plain_errors():
+    """An error that the user can mend is a sentence on stderr and exit code 1, without a traceback."""
+    try:
+        yield
+    except (ValueError, OSError, RuntimeError) as error:
+        system = isinstance(error, OSError) and error.filename  # else "[Errno 2] ..."
+        print(f"Error: {error.filename}: {error.strerror}" if system else f"Error: {error}", file=sys.stderr)
+        raise typer.Exit(1) from None
+
+
+if __name__ == "__main__":
+    app()
