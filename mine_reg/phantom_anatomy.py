@@ -28,6 +28,7 @@ class Anatomy:
         self.fat = 11 + 3 * draw[5]
         self.spine_y = self.back_y - 22
         self.dome_z = -67 + 6 * draw[6]            # right hemidiaphragm
+        self.lung_size = self.width / 126 * self.half_depth / 83 * (self.apex_z - self.dome_z) / 185  # volume, relative to the mean
         self.dome_left_z = self.dome_z - 11 + 4 * draw[7]
         self.dome_height = 1 + 0.08 * draw[8]
         self.heart_centre = (24 + 4 * draw[9], -24 + 3 * draw[10], self.dome_z + 22 + 3 * draw[11])
