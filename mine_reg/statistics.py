@@ -1,7 +1,6 @@
 """Table 1 and the tests behind it: what this run found, beside what the paper printed."""
 
 import itertools
-import re
 import warnings
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from scipy import stats
 
 from mine_reg.metrics import HIGHER_IS_BETTER, METRICS
 from mine_reg.metrics import LABELS as METRIC_LABELS
+from mine_reg.paper import BEST, printed
 
 METHODS = {
     "none": "None",
@@ -28,16 +28,6 @@ LABELS = METRIC_LABELS | {SECONDS: "Runtime/s"}
 DIGITS = {"dsc": ".3f", "folding_percent": ".3f", "sd_log_jacobian": ".3f", SECONDS: ".3g"}  # others .2f, as in the paper
 
 KEY = ("metric", "better", "other", "in_paper", "n", "mean_better", "mean_other")
-
-# Table 1 of Huang et al.: 30 test pairs, lungs. The best method of a column is the one that the stars refer to.
-PAPER = {
-    "none": {"dsc": "0.929 ± 0.028", "asd_mm": "2.39 ± 1.21", "hd_mm": "21.16 ± 13.4"},
-    "inter_observer": {"dsc": "0.987 ± 0.006", "asd_mm": "0.42 ± 0.17", "hd_mm": "22.76 ± 7.25"},
-    "ants": {"dsc": "0.944 ± 0.030 ***", "asd_mm": "0.92 ± 0.58 ***", "hd_mm": "10.39 ± 6.27", SECONDS: "707"},
-    "miregnet": {"dsc": "0.960 ± 0.009 ***", "asd_mm": "0.70 ± 0.17 ***", "hd_mm": "11.92 ± 6.94", SECONDS: "14"},
-    "midiceregnet": {"dsc": "0.963 ± 0.007", "asd_mm": "0.64 ± 0.13", "hd_mm": "12.26 ± 7.29 *", SECONDS: "14"},
-}
-PAPER_BEST = {"dsc": "midiceregnet", "asd_mm": "midiceregnet", "hd_mm": "ants"}
 
 
 def stars(p: float) -> str:
@@ -102,11 +92,11 @@ def table1(metrics: pd.DataFrame, runtime: pd.DataFrame, tests: pd.DataFrame) ->
 
     marks = {(t.other, t.metric): stars(t.p) for t in tests.itertuples() if t.in_paper and t.metric in ACCURACY}
     best = {(method, metric) for metric in ACCURACY for method in _best(_wide(metrics, metric), metric)}
-    paper = [_parse(PAPER.get(method, {}).get(metric, "")) for method, metric in table.index]
+    paper = [printed(method, metric) for method, metric in table.index]
     table["stars"] = [marks.get(cell, "") for cell in table.index]
     table["best"] = [cell in best for cell in table.index]
     table[["paper_mean", "paper_sd", "paper_stars"]] = pd.DataFrame(paper, index=table.index)
-    table["paper_best"] = [PAPER_BEST.get(metric) == method for method, metric in table.index]
+    table["paper_best"] = [BEST.get(metric) == method for method, metric in table.index]
     return table.reset_index()
 
 
@@ -148,8 +138,8 @@ def markdown(table: pd.DataFrame, text: str) -> str:
 
 def latex(table: pd.DataFrame, text: str) -> str:
     """Table 1 as a LaTeX ``table*`` with the caption ``text``; needs the packages booktabs and graphicx."""
-    printed = layout(table, latex=True)
-    tabular = printed.style.to_latex(hrules=True, multicol_align="c", column_format="l" + "c" * printed.shape[1])
+    cells = layout(table, latex=True)
+    tabular = cells.style.to_latex(hrules=True, multicol_align="c", column_format="l" + "c" * cells.shape[1])
     lines = [
         "% needs \\usepackage{booktabs} and \\usepackage{graphicx}",
         r"\begin{table*}",
@@ -261,12 +251,6 @@ def _paired(one: np.ndarray, two: np.ndarray, alpha: float) -> dict[str, float]:
         low, high = test.confidence_interval(1 - alpha)
         values = (mean, low, high, test.statistic, test.pvalue, mean / sd, stats.wilcoxon(difference).pvalue)
     return dict(zip(names, map(float, values), strict=True))
-
-
-def _parse(printed: str) -> tuple[float, float, str]:
-    """Mean, SD and stars of a cell of the paper's table."""
-    mean, sd, marks = re.fullmatch(r"([\d.]*)(?: ± ([\d.]+))? ?(\**)", printed).groups()
-    return float(mean or "nan"), float(sd or "nan"), marks
 
 
 def _number(value: float, metric: str) -> str:

@@ -47,12 +47,12 @@ def code(path) -> str:
 
 
 def test_stages_depend_on_the_modules_they_import(repository, stages, notebook_stages):
-    assert not imported((repository / "mine_reg/__init__.py").read_text()), "every stage would depend on these"
+    assert not imported((repository / "mine_reg/__init__.py").read_text(encoding="utf-8")), "every stage would depend on these"
     for stage, notebook in notebook_stages.items():
         todo, closure = imported(code(repository / f"notebooks/{notebook}.ipynb")) - ONLY_SHOWS.get(stage, set()), set()
         while todo:
             closure.add(module := todo.pop())
-            todo |= imported((repository / f"mine_reg/{module}.py").read_text()) - closure
+            todo |= imported((repository / f"mine_reg/{module}.py").read_text(encoding="utf-8")) - closure
         listed = {d.removeprefix("mine_reg/").removesuffix(".py") for d in stages[stage]["deps"] if d.startswith("mine_reg/")}
         assert listed == closure, f"{stage}: missing in dvc.yaml {sorted(closure - listed)}, not imported {sorted(listed - closure)}"
 
