@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from mine_reg import itk
 from mine_reg.ct import AIR_HU, read_clipped, read_mask
+from mine_reg.lungs import blood_hu
 from mine_reg.manifest import IMAGES, POINTS, ManifestError, read_manifest, read_points
 from mine_reg.preprocess import read_point_pair
 
@@ -157,28 +158,10 @@ def _compare(row, images, masks, values, remarks) -> None:
     if values["dsc"] < LITTLE_OVERLAP:
         remarks.append(f"the lungs of fixed and moving hardly overlap at the start (DSC {values['dsc']:.2f}); set "
                        "preprocess.start: centre_of_mass, or check the images' origins")
-    tissue = {name: mediastinum_hu(images[name], masks[f"{name}_mask"]) for name in PAIR}
+    tissue = {name: blood_hu(images[name], masks[f"{name}_mask"]) for name in PAIR}
     if tissue["fixed"] <= NATIVE_HU and tissue["moving"] >= CONTRAST_HU:
         remarks.append(f"fixed and moving look swapped: the mediastinum reaches {tissue['moving']:.0f} HU in moving, as with "
                        f"contrast agent, and {tissue['fixed']:.0f} HU in fixed; in the paper fixed is the one with contrast agent")
-
-
-def mediastinum_hu(image: sitk.Image, mask: sitk.Image) -> float:
-    """Third quartile of the HU between the lungs, in 0 to 400 HU (no fat, no cortical bone); NaN with too few voxels.
-
-    Between the lungs means lung both to the left and to the right. Blood and heart fill more than a quarter of that, so
-    contrast agent lifts the quartile; vertebrae fill less and do not. On the phantom it is 60 to 70 HU without contrast
-    agent and above 180 with it, on four public CTs 60 and 63 (without), 210 (with) and 118 (coarse voxels, unknown): so
-    there is a gap between NATIVE_HU and CONTRAST_HU in which nothing is said.
-    """
-    axis = 2 - int(np.argmax(np.abs(image.GetDirection()[:3])))  # of the array, that runs from right to left
-    lung = np.moveaxis(sitk.GetArrayViewFromImage(mask) > 0.5, axis, 0)
-    array = np.moveaxis(sitk.GetArrayViewFromImage(image), axis, 0)
-    before = np.logical_or.accumulate(lung, 0)
-    after = np.logical_or.accumulate(lung[::-1], 0)[::-1]
-    tissue = array[before & after & ~lung]
-    tissue = tissue[(tissue > 0) & (tissue < 400)]
-    return float(np.percentile(tissue, 75)) if len(tissue) >= 10 else np.nan
 
 
 def _equal(a: sitk.Image, b: sitk.Image) -> bool:

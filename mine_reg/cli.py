@@ -27,7 +27,7 @@ def check(
 ) -> None:
     """Look at every pair of a manifest before running the study.
 
-    Prints what was found, then every problem that makes the table unusable, and warnings about what looks like a mistake.
+    Prints what was found, then every problem that makes the table unusable, and warnings about likely mistakes.
     Exit code 0 means that the table can be used, 1 that it cannot.
     """
     with _plain_errors():
@@ -35,7 +35,9 @@ def check(
 
         table, problems, warnings = check_manifest(manifest, workers)
     if len(table):
-        print(table.set_index("pair_id").T.to_string(float_format="{:.3g}".format, na_rep="", line_width=120), end="\n\n")
+        table = table.set_index("pair_id").dropna(axis="columns", how="all").astype(object)
+        table = table.where(table.notna(), "").T  # pandas writes <NA> whatever na_rep is
+        print(table.to_string(float_format="{:.3g}".format, line_width=120), end="\n\n")
     for title, sentences in (("Problems", problems), ("Warnings", warnings)):
         if sentences:
             print(f"{title}:", *sentences, sep="\n  ", end="\n\n")

@@ -19,8 +19,8 @@ def read_image(path: str | Path) -> sitk.Image:
     """One scalar 3D volume: a NIfTI, NRRD or MetaImage file, or a folder that holds one DICOM series.
 
     Raises FileNotFoundError when there is nothing at ``path``, and ValueError (one sentence naming the file) when it
-    cannot be read or is not a volume of finite numbers, with at least 4 voxels along each axis, on a rectangular grid of
-    plausible spacing.
+    cannot be read or is not a volume of finite numbers, with at least 4 voxels along each axis, on a rectangular grid
+    of plausible spacing.
     """
     image = _read(_read_dicom if Path(path).is_dir() else sitk.ReadImage, path)
     if image.GetDimension() == 4 and image.GetSize()[3] == 1:  # many NIfTI writers add an empty time axis
@@ -173,15 +173,15 @@ _REASONS = {
                                           "NRRD, MetaImage or a folder with one DICOM series",
     "orthonormal direction": _AXES,
     "Bad direction, determinant is 0": _AXES,
-    "Refusing to change spacing": "the spacing in its header is not above 0 along every axis; write the voxel size in mm",
+    "Refusing to change spacing": "the spacing in its header is not above 0 along every axis; write it in mm",
 }
 
 
 def _check_header(path: str | Path, image: sitk.Image) -> None:
     spacing = image.GetSpacing()
     if not all(0.01 <= value <= 100 for value in spacing):
-        raise ValueError(f"{path} has voxels of {' x '.join(f'{value:g}' for value in spacing)} mm, which no CT of a chest "
-                         "has; mend the spacing in its header, in mm")
+        raise ValueError(f"{path} has voxels of {' x '.join(f'{value:g}' for value in spacing)} mm, which no CT of a "
+                         "chest has; mend the spacing in its header, in mm")
     direction = np.reshape(image.GetDirection(), (3, 3))
     if not np.allclose(direction.T @ direction, np.eye(3), atol=1e-3):
         raise ValueError(f"{path} cannot be used: {_AXES}")
@@ -198,8 +198,8 @@ def _read_dicom(folder: str) -> sitk.Image:
     if image.HasMetaDataKey("ITK_non_uniform_sampling_deviation"):  # also set for mere rounding, and its value is lost
         steps = _slice_steps(files)
         if np.abs(steps - np.median(steps)).max() > 0.2 * np.median(steps):
-            raise ValueError(f"{folder} holds a DICOM series whose slices are {steps.min():g} to {steps.max():g} mm apart, so "
-                             "some are missing, damaged or doubled; give the complete series")
+            raise ValueError(f"{folder} holds a DICOM series whose slices are {steps.min():g} to {steps.max():g} mm "
+                             "apart, so some are missing, damaged or doubled; give the complete series")
     return image
 
 
@@ -224,11 +224,9 @@ def _non_finite_in_nifti(path: Path, image: sitk.Image) -> int:
     missing, bad = image.GetNumberOfPixels() * bits // 8, 0
     try:
         with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
-            header = file.read(136)
-            order = "<" if int.from_bytes(header[:4], "little") in (348, 540) else ">"
-            version_1 = 348 in (int.from_bytes(header[:4], end) for end in ("little", "big"))
-            start, real = (76, "f4") if version_1 else (104, "f8")
-            spacing = np.frombuffer(header, order + real, 4, start)[1:]
+            header = file.read(348)  # of NIfTI 1, the only one that ITK reads
+            order = "<" if int.from_bytes(header[:4], "little") == 348 else ">"
+            spacing = np.frombuffer(header, f"{order}f4", 3, 80)
             file.seek(offset)
             while missing > 0 and (chunk := file.read(min(missing, 2**24))):
                 missing -= len(chunk)
@@ -238,8 +236,8 @@ def _non_finite_in_nifti(path: Path, image: sitk.Image) -> int:
     except (EOFError, OSError, zlib.error) as error:
         raise ValueError(f"{path} is damaged: {error}") from None
     if not all(0 < value < np.inf for value in spacing):
-        raise ValueError(f"{path} has the spacing {' x '.join(f'{value:g}' for value in spacing)} in its header (pixdim); "
-                         "write the size of a voxel in mm, above 0")
+        raise ValueError(f"{path} has the spacing {' x '.join(f'{value:g}' for value in spacing)} in its header "
+                         "(pixdim); write the size of a voxel in mm, above 0")
     if missing > 0:
         raise ValueError(f"{path} is damaged: it ends {missing} bytes too early")
     return bad

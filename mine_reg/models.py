@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mine_reg.spatial import compose_dvf, total_displacement, warp
+from mine_reg.spatial import compose_affine, compose_dvf, total_displacement, warp
 
 SLOPE = 0.2  # of the leaky ReLU, in all networks
 
@@ -42,6 +42,12 @@ class StatisticNet(nn.Module):
         return self.joint(m + f)[..., 0], self.joint(m + f[:, order])[..., 0]
 
 
+def _checked_passes(passes: int, network: str) -> int:
+    if passes < 1:
+        raise ValueError(f"{network}.passes must be at least 1, got {passes}")
+    return passes
+
+
 def convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
     """3x3x3 convolution, instance normalisation (section 2.4 of the paper), leaky ReLU."""
     return nn.Sequential(
@@ -55,15 +61,16 @@ class AffineNet(nn.Module):
 
     channels : width of each stride-2 convolution
     largest_size : longer axes are averaged down to this before the first convolution; an affine map needs no more
+    passes : how often `register` asks the network; 1 is the paper's one shot, see `DeformNet`
 
     The pooling keeps position: besides the mean of each feature map it takes the means of feature times coordinate
     (first moments). Plain averaging after instance normalisation throws away *where* things are, which is all that an affine
     registration has to know. Fully convolutional up to the pooling, so any image size works.
     """
 
-    def __init__(self, channels: Sequence[int] = (16, 32, 64, 96), largest_size: int = 96):
+    def __init__(self, channels: Sequence[int] = (16, 32, 64, 96), largest_size: int = 96, passes: int = 1):
         super().__init__()
-        self.largest_size = largest_size
+        self.largest_size, self.passes = largest_size, _checked_passes(passes, "affinenet")
         widths = [2, *channels]
         self.features = nn.Sequential(*(convolution(a, b, stride=2) for a, b in pairwise(widths)))
         self.parameters_head = nn.Linear(4 * channels[-1], 12)
@@ -72,15 +79,30 @@ class AffineNet(nn.Module):
 
     def forward(self, fixed: Tensor, moving: Tensor) -> Tensor:
         """theta (B, 3, 4) in affine_grid coordinates for images (B, 1, D, H, W)."""
-        images = torch.cat([fixed, moving], dim=1)
-        working = [min(n, self.largest_size) for n in images.shape[2:]]
-        if working != list(images.shape[2:]):
-            images = F.interpolate(images, size=working, mode="area")
-        maps = self.features(images)
+        maps = self.features(self.averaged_down(torch.cat([fixed, moving], dim=1)))
         phi = self.parameters_head(self._pool(maps))
         # 0.1: with Adam a step changes phi by about the learning rate, and 0.1 x 1e-3 of the half width is a fine step
         identity = torch.eye(3, 4, dtype=phi.dtype, device=phi.device)
         return identity + 0.1 * phi.view(-1, 3, 4)
+
+    def averaged_down(self, volumes: Tensor) -> Tensor:
+        """Volumes (B, C, D, H, W) with no axis longer than ``largest_size``."""
+        working = [min(n, self.largest_size) for n in volumes.shape[2:]]
+        return volumes if working == list(volumes.shape[2:]) else F.interpolate(volumes, size=working, mode="area")
+
+    def register(self, fixed: Tensor, moving: Tensor, passes: int | None = None) -> Tensor:
+        """phi_A (B, 3, 4) after ``passes`` (None: the network's own number) for images (B, 1, D, H, W).
+
+        Every pass sees the moving image through all maps so far; gradients flow through the last pass alone.
+        """
+        theta = None
+        for remaining in reversed(range(passes or self.passes)):
+            with torch.set_grad_enabled(torch.is_grad_enabled() and remaining == 0):
+                if theta is None:
+                    theta = self(fixed, moving)
+                else:
+                    theta = compose_affine(theta, self(fixed, warp(moving, total_displacement(theta, None, fixed.shape[2:]))))
+        return theta
 
     @staticmethod
     def _pool(maps: Tensor) -> Tensor:
@@ -103,9 +125,7 @@ class DeformNet(nn.Module):
 
     def __init__(self, channels: Sequence[int] = (16, 32, 64, 64), first_stride: int = 2, passes: int = 1):
         super().__init__()
-        if passes < 1:
-            raise ValueError(f"deformnet.passes must be at least 1, got {passes}")
-        self.passes = passes
+        self.passes = _checked_passes(passes, "deformnet")
         widths = [2, *channels]
         self.encoder = nn.ModuleList(
             convolution(a, b, stride=first_stride if level == 0 else 2)

@@ -18,13 +18,15 @@ import SimpleITK as sitk
 import torch
 from tqdm import tqdm
 
-from mine_reg import ct, grids, itk
+from mine_reg import ct, grids, itk, lungs
 from mine_reg.ct import AIR_HU, BODY_HU, read_clipped, read_mask
 from mine_reg.grids import averaged, centred_grid, resampled
+from mine_reg.lungs import lung_mask
 from mine_reg.manifest import IMAGES, OPTIONAL, POINTS, REQUIRED, SPLITS, read_points
 
 STARTS = ("scanner", "centre_of_mass")
 SHIFT = ("start_x", "start_y", "start_z")
+LUNG_DISTANCE = "fixed_lung_distance"  # image of each pair beside those of the manifest
 
 
 @dataclass
@@ -39,6 +41,7 @@ class Pair:
     fixed_mask_observer2: torch.Tensor | None
     fixed_points: torch.Tensor | None  # (N, 3) float32, voxels z, y, x; row i corresponds to row i of moving_points
     moving_points: torch.Tensor | None
+    fixed_lung_distance_mm: torch.Tensor  # (1, D, H, W) float32, whole mm up to 255, to the lungs that a threshold finds in fixed
     spacing_mm: tuple[float, float, float]  # z, y, x
     image: sitk.Image  # the grid in physical space
 
@@ -162,6 +165,7 @@ def load_pair(folder: str | Path, pair) -> Pair:
         moving=(itk.to_tensor(moving) - low) / (high - low),
         **masks,
         **points,
+        fixed_lung_distance_mm=itk.to_tensor(sitk.ReadImage(str(Path(pair.fixed).with_name(f"{LUNG_DISTANCE}.nii.gz")))),
         spacing_mm=tuple(fixed.GetSpacing()[::-1]),
         image=fixed,
     )
@@ -195,8 +199,8 @@ def _finished_or_error(row: dict, work: Path, settings: dict) -> str | None:
 def _key(row: dict, settings: dict) -> str:
     """Digest of everything that a preprocessed pair depends on: settings, this code, and the contents of its files."""
     digest = hashlib.sha256(json.dumps(settings).encode())
-    for source in (__file__, ct.__file__, grids.__file__, itk.__file__, *(row[column] for column in (*IMAGES, *POINTS) if row[column])):
-        source = Path(source)
+    code = (__file__, *(module.__file__ for module in (ct, grids, itk, lungs)))
+    for source in map(Path, (*code, *(row[column] for column in (*IMAGES, *POINTS) if row[column]))):
         for path in sorted(source.iterdir()) if source.is_dir() else [source]:  # a folder is a DICOM series
             with open(path, "rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
@@ -225,6 +229,8 @@ def _make(row: dict, work: Path, settings: dict, key: str) -> None:
         for name, image in (("fixed", fixed), ("moving", moving)):
             image = sitk.Round(sitk.Clamp(resampled(averaged(image, settings["spacing_mm"]), grid, AIR_HU), sitk.sitkFloat32, low, high))
             sitk.WriteImage(sitk.Cast(image, sitk.sitkInt16), str(target / f"{name}.nii.gz"), True)
+            if name == "fixed":
+                sitk.WriteImage(_lung_distance(image), str(target / f"{LUNG_DISTANCE}.nii.gz"), True)
         for name, mask in masks.items():
             mask = resampled(averaged(mask, settings["spacing_mm"]), grid, 0) >= 0.5
             if not sitk.GetArrayViewFromImage(mask).any():
@@ -249,6 +255,19 @@ def read_point_pair(row) -> tuple[np.ndarray, np.ndarray]:
         raise ValueError(f"{row['fixed_points']} has {len(fixed)} points but {row['moving_points']} {len(moving)}; "
                          "row i of one must correspond to row i of the other")
     return fixed, moving
+
+
+def _lung_distance(fixed: sitk.Image) -> sitk.Image:
+    """mm from the lungs as uint8, 0 inside and 255 for all that is farther; 0 everywhere when no lungs are found.
+
+    From intensities alone: training looks at this neighbourhood, and MIRegNet must do without masks.
+    """
+    try:
+        found = lung_mask(fixed)
+    except ValueError:
+        return sitk.Cast(fixed * 0, sitk.sitkUInt8)
+    distance = sitk.SignedMaurerDistanceMap(found, squaredDistance=False, useImageSpacing=True)
+    return sitk.Cast(sitk.Clamp(distance, sitk.sitkFloat32, 0, 255), sitk.sitkUInt8)
 
 
 def _body_centre(image: sitk.Image) -> np.ndarray:

@@ -28,7 +28,7 @@ class Registration(nn.Module):
         if fixed.shape != moving.shape:
             raise ValueError(f"fixed {tuple(fixed.shape)} and moving {tuple(moving.shape)} must be on one grid; resample one of them")
         size = fixed.shape[2:]
-        theta = self.affinenet(fixed, moving)
+        theta = self.affinenet.register(fixed, moving)
         return theta, upsample(self.deformnet.register(fixed, moving, theta), size)
 
 

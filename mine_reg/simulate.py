@@ -14,7 +14,7 @@ from scipy.ndimage import distance_transform_edt, gaussian_filter
 from mine_reg.ct import read_clipped, read_mask
 from mine_reg.grids import averaged, centred_grid, resampled
 from mine_reg.itk import points_to_voxels, to_image, to_tensor
-from mine_reg.lungs import lung_mask
+from mine_reg.lungs import blood_hu, lung_mask
 from mine_reg.motion import spread_points
 from mine_reg.phantom import PhantomPair
 from mine_reg.simulate_motion import LATTICE_MM, SimulatedMotion, Thorax
@@ -51,22 +51,6 @@ class ScannedThorax:
     def enhanced(self) -> bool:
         """Whether the scan itself was made with contrast agent."""
         return self.blood_hu > _ENHANCED_HU
-
-
-def blood_hu(image: sitk.Image, lungs: sitk.Image) -> float:
-    """HU of the brightest soft tissue between the lungs: the 90th percentile of 0 to 400 HU in front of the spine, at the height of
-    the middle third of the lungs; NaN when there is none. Around 60 without, above 120 with contrast agent in the blood."""
-    mask = sitk.GetArrayViewFromImage(lungs) > 0
-    voxels = np.argwhere(mask)
-    low, high = voxels.min(0), voxels.max(0) + 1
-    hu, mask = (a[tuple(slice(i, j) for i, j in zip(low, high, strict=True))] for a in (sitk.GetArrayViewFromImage(image), mask))
-    to_world = np.reshape(image.GetDirection(), (3, 3))[:, ::-1] * np.array(image.GetSpacing())[::-1]  # index z, y, x -> x, y, z mm
-    where = np.argwhere((hu > 0) & (hu < 400) & ~mask) @ to_world.T
-    box = np.sort(np.array([[0, 0, 0], np.array(mask.shape)]) @ to_world.T, axis=0)
-    part = (where - box[0]) / (box[1] - box[0])  # 0 to 1 along x, y, z
-    middle = (np.abs(part[:, 0] - 0.5) < 0.2) & (part[:, 1] > 0.2) & (part[:, 1] < 0.6) & (np.abs(part[:, 2] - 0.5) < 0.17)
-    values = hu[(hu > 0) & (hu < 400) & ~mask][middle]
-    return float(np.percentile(values, 90)) if len(values) > 50 else float("nan")
 
 
 def simulate_pair(scan: ScannedThorax, seed: int, noise: bool = True, contrast: bool = True) -> PhantomPair:

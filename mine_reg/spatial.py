@@ -43,6 +43,12 @@ def affine_points(theta: Tensor, points: Tensor, size: Sequence[int]) -> Tensor:
     return (mapped.flip(-1) + 1) * half
 
 
+def compose_affine(outer: Tensor, inner: Tensor) -> Tensor:
+    """The map x -> outer(inner(x)) of two affine maps (B, 3, 4)."""
+    matrix = outer[:, :, :3]
+    return torch.cat([matrix @ inner[:, :, :3], matrix @ inner[:, :, 3:] + outer[:, :, 3:]], dim=2)
+
+
 def transform_points(points: Tensor, size: Sequence[int], theta: Tensor | None = None, dvf: Tensor | None = None) -> Tensor:
     """The registration's map x -> A(x + u(x)) on points (B, N, 3) of a grid of ``size``.
 

@@ -21,10 +21,18 @@ from tqdm import tqdm
 from mine_reg.losses import MutualInformation, mine, mine_loss, soft_dice, total_variation
 from mine_reg.models import AffineNet, DeformNet, StatisticNet
 from mine_reg.preprocess import load_pair, read_pairs
-from mine_reg.spatial import grid_points, sample_at, total_displacement, transform_points, warp, warp_mask
+from mine_reg.spatial import (
+    compose_affine,
+    sample_at,
+    total_displacement,
+    transform_points,
+    warp,
+    warp_mask,
+)
 from mine_reg.weights import save_network
 
-VOLUMES = ("fixed", "moving", "fixed_mask", "moving_mask")
+DISTANCE = "fixed_lung_distance_mm"
+VOLUMES = ("fixed", "moving", "fixed_mask", "moving_mask", DISTANCE)
 POINTS = ("fixed_points", "moving_points", "spacing_mm")  # for validation alone; pairs differ in their number
 
 
@@ -51,18 +59,18 @@ class PairDataset(Dataset):
         return {name: value for name, value in values.items() if value is not None}
 
 
-def shift_and_flip(volume: Tensor, shift: list[int], flips: list[int]) -> Tensor:
-    """Augmentation of section 2.4 for (B, C, D, H, W): pad with air on one side, crop on the other, flip axes."""
+def shift_and_flip(volume: Tensor, shift: list[int], flips: list[int], outside: float = 0.0) -> Tensor:
+    """Augmentation of section 2.4 for (B, C, D, H, W): pad with ``outside`` (air) on one side, crop on the other, flip axes."""
     # negative padding crops, so one call shifts by padding and cropping
     padding = [amount for step in reversed(shift) for amount in (step, -step)]
-    return F.pad(volume, padding).flip([axis + 2 for axis in flips])
+    return F.pad(volume, padding, value=outside).flip([axis + 2 for axis in flips])
 
 
 def augment(batch: dict, shift_voxels: int, flip_axes: list[int]) -> dict:
     """One random shift and flip for all volumes (B, C, D, H, W) of a training batch, so that a pair stays a pair."""
     shift = torch.randint(-shift_voxels, shift_voxels + 1, (3,)).tolist()
     flips = [axis for axis in flip_axes if torch.rand(()) < 0.5]
-    return {name: shift_and_flip(volume, shift, flips) for name, volume in batch.items()}
+    return {name: shift_and_flip(volume, shift, flips, outside=255.0 if name == DISTANCE else 0.0) for name, volume in batch.items()}
 
 
 def random_affine(count: int, degrees: float, translation: float, scale: float, device: torch.device) -> Tensor:
@@ -78,12 +86,6 @@ def random_affine(count: int, degrees: float, translation: float, scale: float, 
         generator[:, i, j], generator[:, j, i] = -angle, angle
     matrix = torch.linalg.matrix_exp(generator) * (1 + uniform(scale))[:, None]
     return torch.cat([matrix, uniform(translation)[:, :, None]], dim=2)
-
-
-def compose_affine(outer: Tensor, inner: Tensor) -> Tensor:
-    """The map x -> outer(inner(x)) of two affine maps (B, 3, 4)."""
-    matrix = outer[:, :, :3]
-    return torch.cat([matrix @ inner[:, :, :3], matrix @ inner[:, :, 3:] + outer[:, :, 3:]], dim=2)
 
 
 class RegistrationTraining(L.LightningModule):
@@ -104,7 +106,7 @@ class RegistrationTraining(L.LightningModule):
         raise NotImplementedError
 
     def training_step(self, batch: dict, _index: int) -> Tensor:
-        batch = augment(batch, self.cfg.shift_voxels, self.cfg.flip_axes)
+        batch = self.working_size(augment(batch, self.cfg.shift_voxels, self.cfg.flip_axes))
         theta, dvf = self.register_training(batch)
         information, dice = self.similarity(batch, theta, dvf, self.cfg.samples)
         loss = self.cfg.lambda_mine * mine_loss(information, self.cfg.centring)
@@ -119,22 +121,43 @@ class RegistrationTraining(L.LightningModule):
                       batch_size=len(batch["fixed"]))
         return loss
 
+    def working_size(self, batch: dict) -> dict:
+        """The volumes of a batch at the size that the loss sees: as they are."""
+        return batch
+
     def register_training(self, batch: dict) -> tuple[Tensor, Tensor | None]:
-        return self.register(batch["fixed"], batch["moving"])
+        """`register` for the images of a training batch, with a number of passes from `draw_passes`."""
+        raise NotImplementedError
+
+    def draw_passes(self) -> int:
+        """1 to the network's number of passes: the first must learn from images far apart, the last from images close together."""
+        return int(torch.randint(1, self.network.passes + 1, ()))
 
     def similarity(self, batch: dict, theta: Tensor, dvf: Tensor | None, samples: int) -> tuple[MutualInformation, Tensor]:
-        """MINE (eq. 4) and soft Dice (eq. 6) at ``samples`` random voxels of the whole fixed grid.
+        """MINE (eq. 4) and soft Dice (eq. 6) at ``samples`` random voxels of the fixed grid.
 
         The moving image is sampled at those voxels only, once, through the composed map. The region never depends on the
         transform, which could otherwise raise the estimate by choosing what to look at.
         """
         size = batch["fixed"].shape[2:]
-        chosen = torch.randperm(size.numel(), device=theta.device)[:samples]
-        points = grid_points(size, theta.device)[:, chosen].expand(len(theta), -1, -1)
+        chosen = self.draw_voxels(batch, samples)
+        points = torch.stack([chosen // (size[1] * size[2]), chosen // size[2] % size[1], chosen % size[2]], dim=-1).float()
         volumes = torch.cat([batch["moving"], batch["moving_mask"]], dim=1)
         moved, moved_mask = sample_at(volumes, transform_points(points, size, theta, dvf)).split(1, dim=-1)
-        fixed, fixed_mask = (batch[name].flatten(1)[:, chosen] for name in ("fixed", "fixed_mask"))
+        fixed, fixed_mask = (batch[name].flatten(1).gather(1, chosen) for name in ("fixed", "fixed_mask"))
         return mine(self.statistic, moved, fixed[..., None]), soft_dice(moved_mask[..., 0], fixed_mask)
+
+    def draw_voxels(self, batch: dict, samples: int) -> Tensor:
+        """Flat indices (B, n) of random voxels of each fixed grid, none of them twice, n at most ``samples``.
+
+        With ``region_mm`` they lie at most so far from the lungs that a threshold finds in the fixed image: the lungs, the
+        diaphragm and the wall next to them, but not the trunk and table, which do not breathe and outnumber them.
+        """
+        distance = batch[DISTANCE].flatten(1)
+        inside = torch.ones_like(distance, dtype=torch.bool) if self.cfg.region_mm is None else distance <= self.cfg.region_mm
+        count = min(samples, int(inside.sum(dim=1).min()))
+        indices = (torch.nonzero(row)[:, 0] for row in inside)
+        return torch.stack([index[torch.randperm(len(index), device=index.device)[:count]] for index in indices])
 
     def validation_step(self, batch: dict, _index: int) -> None:
         size = batch["fixed"].shape[2:]
@@ -176,19 +199,24 @@ class AffineTraining(RegistrationTraining):
     """Trains AffineNet; the moving image may be given a random affine map to widen the capture range (our addition)."""
 
     def __init__(self, cfg: SimpleNamespace):
-        super().__init__(AffineNet(cfg.channels, cfg.largest_size), StatisticNet(cfg.statistic_width), cfg)
+        super().__init__(AffineNet(cfg.channels, cfg.largest_size, cfg.passes), StatisticNet(cfg.statistic_width), cfg)
 
-    def register(self, fixed: Tensor, moving: Tensor) -> tuple[Tensor, None]:
-        return self.network(fixed, moving), None
+    def working_size(self, batch: dict) -> dict:
+        """Averaged down as AffineNet sees them: coarse images have a wider capture range, and cost less."""
+        return {name: self.network.averaged_down(volume) for name, volume in batch.items()}
+
+    def register(self, fixed: Tensor, moving: Tensor, passes: int | None = None) -> tuple[Tensor, None]:
+        return self.network.register(fixed, moving, passes), None
 
     def register_training(self, batch: dict) -> tuple[Tensor, None]:
         fixed, moving, limits = batch["fixed"], batch["moving"], self.cfg.random_affine
+        passes = self.draw_passes()
         if not any(limits.values()):
-            return self.register(fixed, moving)
+            return self.register(fixed, moving, passes)
         given = random_affine(len(fixed), limits["degrees"], limits["translation"], limits["scale"], fixed.device)
         shown = warp(moving, total_displacement(given, None, fixed.shape[2:]))
         # M'(A x) = M(given(A x)): the original moving image is still sampled only once for the loss
-        return compose_affine(given, self.network(fixed, shown)), None
+        return compose_affine(given, self.network.register(fixed, shown, passes)), None
 
 
 class DeformTraining(RegistrationTraining):
@@ -203,13 +231,11 @@ class DeformTraining(RegistrationTraining):
 
     def register(self, fixed: Tensor, moving: Tensor, passes: int | None = None) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
-            theta = self.affinenet(fixed, moving)
+            theta = self.affinenet.register(fixed, moving)
         return theta, self.network.register(fixed, moving, theta, passes)
 
     def register_training(self, batch: dict) -> tuple[Tensor, Tensor]:
-        # a random number of passes: the first must learn from images far apart, the last from images close together
-        passes = int(torch.randint(1, self.network.passes + 1, ()))
-        return self.register(batch["fixed"], batch["moving"], passes)
+        return self.register(batch["fixed"], batch["moving"], self.draw_passes())
 
 
 class Progress(Callback):

@@ -20,7 +20,7 @@ def save_network(network: nn.Module, statistic: StatisticNet, settings: dict, fo
 def load_affinenet(folder: Path) -> AffineNet:
     """The AffineNet in ``folder``, ready for inference. Raises FileNotFoundError when there is none."""
     settings = _settings(folder)
-    return _restore(AffineNet(settings["channels"], settings["largest_size"]), folder)
+    return _restore(AffineNet(settings["channels"], settings["largest_size"], settings["passes"]), folder)
 
 
 def load_deformnet(folder: Path) -> DeformNet:
@@ -30,7 +30,7 @@ def load_deformnet(folder: Path) -> DeformNet:
 
 
 def load_statistic(folder: Path) -> StatisticNet:
-    """The statistic network T that was trained together with the network in ``folder``; its width is that of its weights."""
+    """The statistic network T that was trained together with the network in ``folder``; its sizes are those of its weights."""
     state = load_file(Path(folder) / "statistic.safetensors")
     statistic = StatisticNet(*state["entrance_moving.0.weight"].shape)
     statistic.load_state_dict(state)

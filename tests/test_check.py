@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 import SimpleITK as sitk
 
-from mine_reg.check import check_manifest, mediastinum_hu
+from mine_reg.check import check_manifest
 from mine_reg.itk import to_image
+from mine_reg.lungs import blood_hu
 from mine_reg.phantom import make_pair
 
 SPACING, ORIGIN = (25.0, 25.0, 25.0), (-137.5, -150.0, 100.0)
@@ -128,7 +129,7 @@ def test_contrast_is_seen_only_where_both_sides_are_clear(manifest, tmp_path):
 def test_contrast_of_phantom_pairs(seed):
     """Well clear of the thresholds 90 and 130 HU, at a resolution at which vessels and vertebrae are seen."""
     pair = make_pair((64, 64, 64), 5.0, seed=seed)
-    fixed, moving = (mediastinum_hu(*(to_image(part.float(), (5.0,) * 3) for part in parts))
+    fixed, moving = (blood_hu(*(to_image(part.float(), (5.0,) * 3) for part in parts))
                      for parts in ((pair.fixed, pair.fixed_mask), (pair.moving, pair.moving_mask)))
     assert moving < 80 and fixed > 150
 
@@ -136,8 +137,8 @@ def test_contrast_of_phantom_pairs(seed):
 def test_mediastinum_does_not_depend_on_the_order_of_the_axes(manifest, tmp_path):
     image, mask = (sitk.ReadImage(str(tmp_path / f"a_fixed{end}.nii.gz")) for end in ("", "_mask"))
     turned = [sitk.PermuteAxes(sitk.Flip(part, (True, False, False)), (1, 2, 0)) for part in (image, mask)]
-    assert mediastinum_hu(*turned) == mediastinum_hu(image, mask) == pytest.approx(220, abs=10)
-    assert np.isnan(mediastinum_hu(image, mask * 0))
+    assert blood_hu(*turned) == blood_hu(image, mask) == pytest.approx(220, abs=10)
+    assert np.isnan(blood_hu(image, mask * 0))
 
 
 def test_missing_manifest(tmp_path):

@@ -1,9 +1,9 @@
-"""A manifest is read with its paths resolved, or refused with every problem named by row (test_bad_data.py has the kinds)."""
+"""A manifest is read with its paths resolved, or refused with every problem named (kinds: test_bad_data.py)."""
 
 import numpy as np
 import pytest
 
-from mine_reg.manifest import ManifestError, read_manifest, read_points
+from mine_reg.manifest import ManifestError, read_manifest, read_points, read_scans
 
 HEADER = "pair_id,fixed,moving,fixed_mask,moving_mask"
 
@@ -53,3 +53,20 @@ def test_points(tmp_path):
     path = tmp_path / "points.csv"
     path.write_text("label, x, y, z\na, 1, 2, 3.5\nb, -4, 5, 6\n")
     np.testing.assert_array_equal(read_points(path), [[1, 2, 3.5], [-4, 5, 6]])
+
+
+def test_scans_need_an_image_alone(tmp_path):
+    for name in ("a.nii", "am.nii"):
+        (tmp_path / name).touch()
+    path = tmp_path / "scans.csv"
+    path.write_text("scan_id,image,mask\ns1,a.nii,am.nii\ns2,a.nii,\n")
+    frame = read_scans(path)
+    assert frame["image"].tolist() == [str(tmp_path / "a.nii")] * 2 and frame["mask"].tolist() == [str(tmp_path / "am.nii"), ""]
+    assert frame["subject_id"].tolist() == ["s1", "s2"] and frame["split"].tolist() == ["", ""]
+    for text, message in (("scan_id,mask\ns1,am.nii", "column image is missing"),
+                          ("scan_id,image\ns1,zz.nii", r"row 2 \(scan s1\): image '.*zz.nii' does not exist"),
+                          ("scan_id,image\ns1,a.nii\ns1,a.nii", r"row 3 \(scan s1\): scan_id 's1' is used more than once"),
+                          ("scan_id,image", "lists no scans; give a header and one row per scan")):
+        path.write_text(text)
+        with pytest.raises(ManifestError, match=message):
+            read_scans(path)

@@ -78,13 +78,14 @@ def test_images_of_different_size_are_refused():
 
 
 def test_saved_networks_come_back_and_a_missing_one_is_named(tmp_path):
-    affinenet, deformnet, statistic = AffineNet((4, 8)), DeformNet((4, 8), first_stride=1, passes=2), StatisticNet(7)
-    save_network(affinenet, statistic, {"channels": [4, 8], "largest_size": 96}, tmp_path / "a")
+    affinenet, statistic = AffineNet((4, 8), passes=2), StatisticNet(7)
+    deformnet = DeformNet((4, 8), first_stride=1, passes=2)
+    save_network(affinenet, statistic, {"channels": [4, 8], "largest_size": 96, "passes": 2}, tmp_path / "a")
     save_network(deformnet, statistic, {"channels": [4, 8], "first_stride": 1, "passes": 2}, tmp_path / "d")
     image = torch.rand(1, 1, 16, 16, 16)
     torch.testing.assert_close(load_affinenet(tmp_path / "a")(image, image), affinenet.eval()(image, image))
     torch.testing.assert_close(load_deformnet(tmp_path / "d")(image, image), deformnet.eval()(image, image))
-    assert load_deformnet(tmp_path / "d").passes == 2
+    assert load_deformnet(tmp_path / "d").passes == load_affinenet(tmp_path / "a").passes == 2
     voxels = torch.rand(1, 9, 1), torch.rand(1, 9, 1), torch.randperm(9)
     torch.testing.assert_close(load_statistic(tmp_path / "a")(*voxels), statistic(*voxels))
     with pytest.raises(FileNotFoundError, match="holds no trained network"):

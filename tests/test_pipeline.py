@@ -120,7 +120,7 @@ def test_smoke_run_fills_table_1(smoke):
     assert np.isfinite(measured[["tre_mm", "folding_percent", "sd_log_jacobian"]]).all(axis=None)
     runtime = pd.read_csv(smoke.folder / "results/runtime.csv")
     assert {"ants", "miregnet", "midiceregnet"} <= set(runtime.method) and (runtime.seconds > 0).all()
-    table = (smoke.folder / "results/table1.md").read_text()
+    table = (smoke.folder / "results/table1.md").read_text(encoding="utf-8")
     for row in ("None", "Inter Observer", "ANTs", "MIRegNet", "MIDiceRegNet"):
         assert re.search(rf"^\|\W*{row}\W*\|", table, re.MULTILINE), f"no row {row} in\n{table}"
     for name in ("table1.csv", "table1.tex", "statistics.csv", "estimator.csv"):

@@ -87,4 +87,4 @@ def test_whole_study_runs_on_real_ct(make_study_copy, manifest):
     assert {"none", "ants", "miregnet", "midiceregnet"} <= set(metrics["method"])
     assert np.isfinite(metrics[["dsc", "asd_mm", "hd_mm", "hd95_mm", "folding_percent"]]).all(axis=None)
     assert metrics["tre_mm"].isna().all() and "inter_observer" not in set(metrics["method"])  # nobody marked these scans
-    assert "MIDiceRegNet" in (study.folder / "results/table1.md").read_text()
+    assert "MIDiceRegNet" in (study.folder / "results/table1.md").read_text(encoding="utf-8")
