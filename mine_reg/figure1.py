@@ -102,8 +102,9 @@ def figure1(
 def _registration(
     page: Axes, affinenet: AffineNet, deformnet: DeformNet, images: dict[str, Tensor], dvf: Tensor, view: View
 ) -> None:
-    again = f"; DeformNet is asked {deformnet.passes} times, each time with what its answers so far have moved" if deformnet.passes > 1 else ""
-    heading(page, "A", f"Registration in one shot (W: warp, linear resampling{again})", 119)
+    passes = affinenet.passes, deformnet.passes
+    how = "in one shot" if max(passes) == 1 else "in {} + {} passes, each on the image moved so far".format(*passes)
+    heading(page, "A", f"Registration {how} (W: warp, linear resampling)", 119)
     fixed, moving, affine = (images[name][None] for name in ("fixed", "moving", "affine"))
     full = tuple(fixed.shape[2:])
     thumbnail(page, view, images["fixed"], 3, 94, 17, f"fixed {F}", above=True)

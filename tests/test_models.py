@@ -5,7 +5,7 @@ import torch
 
 from mine_reg.models import AffineNet, DeformNet, StatisticNet
 from mine_reg.registration import Registration
-from mine_reg.spatial import compose_dvf, total_displacement, warp
+from mine_reg.spatial import compose_affine, compose_dvf, total_displacement, warp
 from mine_reg.weights import load_affinenet, load_deformnet, load_statistic, save_network
 
 SIZES = [(32, 32, 32), (33, 40, 27), (16, 48, 64), (21, 19, 17)]
@@ -58,9 +58,22 @@ def test_each_pass_sees_the_image_moved_so_far_and_its_field_is_composed():
     assert (first - compose_dvf(first, second, size)).abs().max() > 0.1
 
 
-def test_fewer_than_one_pass_is_refused():
-    with pytest.raises(ValueError, match="deformnet.passes must be at least 1, got 0"):
-        DeformNet(passes=0)
+def test_each_pass_of_affinenet_sees_the_image_moved_so_far():
+    torch.manual_seed(0)
+    network = AffineNet((4, 8), passes=2).eval()
+    torch.nn.init.normal_(network.parameters_head.weight, std=0.3)
+    fixed, moving = torch.rand(2, 1, 1, 21, 19, 17)
+    first = network(fixed, moving)
+    torch.testing.assert_close(network.register(fixed, moving, passes=1), first)
+    second = network(fixed, warp(moving, total_displacement(first, None, (21, 19, 17))))
+    torch.testing.assert_close(network.register(fixed, moving), compose_affine(first, second))
+    assert (first - compose_affine(first, second)).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("network, name", [(AffineNet, "affinenet"), (DeformNet, "deformnet")])
+def test_fewer_than_one_pass_is_refused(network, name):
+    with pytest.raises(ValueError, match=f"{name}.passes must be at least 1, got 0"):
+        network(passes=0)
 
 
 def test_statistic_net_scores_each_voxel_alone():

@@ -2,6 +2,9 @@
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 from torch.nn.functional import grid_sample
 
 from mine_reg.phantom import Scene, grid_origin, make_pair
@@ -52,7 +55,8 @@ def test_points_are_exact_and_spread_over_the_lungs(pair, scene):
     assert nearest.min() > 10
 
 
-@pytest.mark.parametrize("seed", range(8))
+@hypothesis_settings(max_examples=12, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 2**32 - 1))
 def test_motion_is_invertible(seed):
     motion = Scene(seed).motion
     points = 320 * torch.rand(4000, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) - 160

@@ -145,6 +145,21 @@ def test_coarser_grids_average_instead_of_picking(write_pair, run, tmp_path):
     assert inner.std().item() < 20  # picking, that is linear interpolation alone, leaves about 50
 
 
+def test_distance_to_the_lungs_comes_from_the_fixed_image_alone(write_pair, run, tmp_path):
+    def chest(points):
+        """A lung of 4.7 litres, of which the masks know nothing."""
+        return np.where(ellipsoid(CENTRE, (56, 50, 62))(points), np.where(ellipsoid(CENTRE, (44, 42, 52))(points), -850, 40), -1000)
+    rows = [write_pair(name, chest if name != "c" else ramp) for name in "abc"]
+    run(*rows)
+    pair = load_pair(tmp_path / "out", "a")
+    distance = pair.fixed_lung_distance_mm[0].numpy()
+    points = voxels_to_points(np.indices(distance.shape).reshape(3, -1).T, pair.image).numpy()
+    inside, wall = (ellipsoid(CENTRE, radii)(points).reshape(distance.shape) for radii in ((36, 34, 44), (52, 48, 60)))
+    assert (distance[inside] == 0).all() and distance[~wall].min() > 0
+    assert np.abs(distance - np.rint(distance)).max() == 0 and distance.max() > 20
+    assert (load_pair(tmp_path / "out", "c").fixed_lung_distance_mm == 0).all()  # no lungs found: all counts
+
+
 def contents(folder):
     return {path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 

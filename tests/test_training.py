@@ -11,13 +11,13 @@ import torch
 from mine_reg.data import make_phantom_pairs
 from mine_reg.manifest import read_manifest
 from mine_reg.preprocess import preprocess
-from mine_reg.spatial import affine_points, grid_points
+from mine_reg.spatial import affine_points, compose_affine, grid_points
 from mine_reg.study import settings
 from mine_reg.training import (
+    DISTANCE,
     AffineTraining,
     DeformTraining,
     augment,
-    compose_affine,
     fit,
     random_affine,
     shift_and_flip,
@@ -51,6 +51,36 @@ def test_composition_of_affine_maps_is_composition_of_functions():
 
 def test_random_affine_without_limits_is_the_identity():
     torch.testing.assert_close(random_affine(3, 0, 0, 0, torch.device("cpu")), torch.eye(3, 4).expand(3, -1, -1))
+
+
+def test_what_is_shifted_in_is_far_from_the_lungs():
+    batch = {"fixed": torch.ones(1, 1, 6, 6, 6), DISTANCE: torch.zeros(1, 1, 6, 6, 6)}
+    torch.manual_seed(3)
+    moved = augment(batch, 3, [])
+    assert 0 < (moved["fixed"] == 0).sum() == (moved[DISTANCE] == 255).sum()
+
+
+@pytest.mark.parametrize("region_mm", [None, 10.0])
+def test_voxels_are_drawn_once_each_and_near_the_lungs(region_mm):
+    torch.manual_seed(0)
+    module = AffineTraining(small("affinenet", region_mm=region_mm))
+    distance = torch.randint(0, 30, (2, 1, 5, 6, 7)).float()
+    chosen = module.draw_voxels({DISTANCE: distance}, 40)
+    assert chosen.shape == (2, 40) and all(len(row.unique()) == 40 for row in chosen)
+    drawn = distance.flatten(1).gather(1, chosen)
+    assert (drawn.max() <= 10) == (region_mm is not None)
+    assert module.draw_voxels({DISTANCE: distance}, 10**6).shape[1] == (210 if region_mm is None else (distance.flatten(1) <= 10).sum(1).min())
+
+
+def test_the_similarity_of_a_pair_is_that_of_its_voxels():
+    """With the identity, each drawn voxel meets itself: Dice 1, and the estimate is that of the two images there."""
+    torch.manual_seed(0)
+    module = AffineTraining(small("affinenet", region_mm=None))
+    volume = torch.rand(2, 1, 5, 6, 7)
+    batch = {"fixed": volume, "moving": volume, "fixed_mask": (volume > 0.5).float(), "moving_mask": (volume > 0.5).float(),
+             DISTANCE: torch.zeros_like(volume)}
+    _, dice = module.similarity(batch, torch.eye(3, 4).expand(2, -1, -1), None, 100)
+    assert dice.item() == pytest.approx(1, abs=1e-4)
 
 
 @pytest.fixture(scope="module")
