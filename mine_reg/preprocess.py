@@ -26,6 +26,7 @@ from mine_reg.manifest import IMAGES, OPTIONAL, POINTS, REQUIRED, SPLITS, read_p
 
 STARTS = ("scanner", "centre_of_mass")
 SHIFT = ("start_x", "start_y", "start_z")
+_LUNGS_MM = 4.0  # voxels on which lungs are looked for
 LUNG_DISTANCE = "fixed_lung_distance"  # image of each pair beside those of the manifest
 
 
@@ -260,14 +261,21 @@ def read_point_pair(row) -> tuple[np.ndarray, np.ndarray]:
 def _lung_distance(fixed: sitk.Image) -> sitk.Image:
     """mm from the lungs as uint8, 0 inside and 255 for all that is farther; 0 everywhere when no lungs are found.
 
-    From intensities alone: training looks at this neighbourhood, and MIRegNet must do without masks.
+    From intensities alone: training looks at this neighbourhood, and MIRegNet must do without masks. Found on voxels of 4 mm or
+    more, which is fine enough for a neighbourhood and takes a moment at any size of grid.
     """
+    spacing = fixed.GetSpacing()[0]
+    shrunk = max(1, round(_LUNGS_MM / spacing))
+    size = [max(4, -(-n // shrunk)) for n in fixed.GetSize()[::-1]]
+    centre = fixed.TransformContinuousIndexToPhysicalPoint([(n - 1) / 2 for n in fixed.GetSize()])
+    coarse = centred_grid(centre, size, spacing * shrunk)
     try:
-        found = lung_mask(fixed)
+        found = lung_mask(resampled(averaged(fixed, spacing * shrunk), coarse, AIR_HU))
     except ValueError:
         return sitk.Cast(fixed * 0, sitk.sitkUInt8)
     distance = sitk.SignedMaurerDistanceMap(found, squaredDistance=False, useImageSpacing=True)
-    return sitk.Cast(sitk.Clamp(distance, sitk.sitkFloat32, 0, 255), sitk.sitkUInt8)
+    distance = sitk.Clamp(resampled(distance, fixed, 255), sitk.sitkFloat32, 0, 255)
+    return sitk.Cast(sitk.Round(distance), sitk.sitkUInt8)
 
 
 def _body_centre(image: sitk.Image) -> np.ndarray:
