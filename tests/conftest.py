@@ -1,5 +1,6 @@
 """What several tests share: the repository's folder, and a copy of the study in which DVC may run."""
 
+import locale
 import os
 import shutil
 import subprocess
@@ -48,12 +49,20 @@ class StudyCopy:
         # the smoke profile's volumes are small: more threads would only wait for each other
         environment = {**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1", "OMP_NUM_THREADS": "1"}
         done = subprocess.run(
-            [str(binaries / command[0]), *command[1:]], cwd=self.folder / cwd, env=environment, check=False, text=True,
+            [str(binaries / command[0]), *command[1:]], cwd=self.folder / cwd, env=environment, check=False, encoding="utf-8",
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )
         print(done.stdout)
         assert not check or done.returncode == 0, f"{' '.join(command)} failed:\n{done.stdout[-5000:]}"
         return done
+
+
+@pytest.fixture(autouse=True)
+def same_locale():
+    """ITK's DICOM writer, which only tests use, leaves the C locale behind, in which Python reads text as ASCII."""
+    before = locale.setlocale(locale.LC_ALL)
+    yield
+    locale.setlocale(locale.LC_ALL, before)
 
 
 @pytest.fixture(scope="session")
