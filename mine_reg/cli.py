@@ -60,6 +60,33 @@ def manifest(
     print(f"{out / 'manifest.csv'} lists {len(pairs)} pairs. Look at them with: mine-reg check {out / 'manifest.csv'}")
 
 
+@app.command()
+def train(
+    network: Annotated[str, typer.Argument(help="affinenet, or deformnet, which needs a trained AffineNet.")],
+    out: Annotated[Path, typer.Option(help="Folder for the weights, the settings and the learning curves.")],
+    pairs: Annotated[Path, typer.Option(help="Preprocessed pairs, as notebook 02 writes them.")] = Path("data/preprocessed"),
+    affinenet: Annotated[Path | None, typer.Option(help="Folder of the trained AffineNet below a DeformNet.")] = None,
+    profile: Annotated[str | None, typer.Option(help="Profile of params.yaml; by default the one chosen there.")] = None,
+    setting: Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Another value for a number of params.yaml, "
+                       "e.g. --set loss=midiceregnet --set devices=4; may be repeated.")] = None,
+) -> None:
+    """Train one network with the settings of params.yaml, outside the notebooks: on a cluster, or on several GPUs.
+
+    One process:    mine-reg train affinenet --out models/affinenet
+    Four GPUs:      torchrun --nproc-per-node 4 -m mine_reg.cli train affinenet --out models/affinenet --set devices=4
+    SLURM:          srun mine-reg train affinenet --out models/affinenet --set devices=4 --set nodes=2
+                    (with as many tasks per node as devices)
+
+    Start it again after an interruption and it goes on from the last validation.
+    """
+    with _plain_errors():
+        from mine_reg.train import train_network
+
+        result = train_network(network, out, pairs, affinenet, profile, setting or [])
+    if result is not None:
+        print(f"{out} holds the trained {network}: validation DSC {result['val_dsc']:.4f}, {result['skipped_steps']} steps skipped")
+
+
 @contextmanager
 def _plain_errors():
     """An error that the user can mend is a sentence on stderr and exit code 1, without a traceback."""

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from mine_reg.models import StatisticNet
 from mine_reg.spatial import gradients
@@ -18,6 +19,14 @@ class MutualInformation(NamedTuple):
     log_partition: Tensor  # log E[e^T] over the product of marginals; 0 when T is centred
 
 
+def scores(statistic: StatisticNet, moving: Tensor, fixed: Tensor) -> tuple[Tensor, Tensor]:
+    """T on the joint distribution and on the product of the marginals, each (B, N), for voxels (B, N, C) of M(phi) and F.
+
+    The latter comes from shuffling the voxels of F. Gradients flow into ``statistic`` and, through both, into ``moving``.
+    """
+    return statistic(moving, fixed, torch.randperm(fixed.shape[1], device=fixed.device))
+
+
 def donsker_varadhan(joint: Tensor, marginal: Tensor) -> MutualInformation:
     """Eq. 2 and 4: E_P[T] - log E_Q[e^T] for scores ``joint`` and ``marginal``, each (B, N).
 
@@ -28,20 +37,58 @@ def donsker_varadhan(joint: Tensor, marginal: Tensor) -> MutualInformation:
     return MutualInformation(joint.mean(dim=1) - log_partition, log_partition)
 
 
-def mine(statistic: StatisticNet, moving: Tensor, fixed: Tensor) -> MutualInformation:
-    """Eq. 4 for voxels (B, N, C) of M(phi) and F; the product of the marginals comes from shuffling the voxels of F.
+BOUNDS = ("dv", "dv_ema", "jsd")
 
-    Gradients flow into ``statistic`` and, through both expectations, into ``moving``.
+
+class MineLoss(nn.Module):
+    """L_MINE = -I of eq. 5 as something to descend, for one of several ways to train T.
+
+    bound : ``dv``, the Donsker-Varadhan bound itself (eq. 4);
+        ``dv_ema``, the same with the gradient of its second term divided by a moving average of E[e^T], which removes the bias
+        of small batches (Belghazi et al., ICML 2018, section 3.2);
+        ``jsd``, the Jensen-Shannon bound of f-GANs (Nowozin et al., NeurIPS 2016; Hjelm et al., ICLR 2019, eq. 4), whose best T
+        is also the log density ratio, so that eq. 4 can still be read off, and which no single large score can dominate
+    centring : weight of (log E[e^T])^2. The bound does not change when a constant is added to T, so nothing else keeps the
+        scores from drifting away. Not used by ``jsd``, which fixes the constant by itself
+    decay : of the moving average, per call in training
+
+    Raises ValueError for an unknown bound.
     """
-    return donsker_varadhan(*statistic(moving, fixed, torch.randperm(fixed.shape[1], device=fixed.device)))
+
+    def __init__(self, bound: str = "dv", centring: float = 0.01, decay: float = 0.99):
+        super().__init__()
+        if bound not in BOUNDS:
+            raise ValueError(f"unknown bound {bound!r} of mutual information; choose from {', '.join(BOUNDS)}")
+        self.bound, self.centring, self.decay = bound, centring, decay
+        self.register_buffer("log_average", torch.tensor(float("nan")))  # of E[e^T]; nan before the first call
+
+    def forward(self, joint: Tensor, marginal: Tensor) -> Tensor:
+        """Batch mean of the loss for scores ``joint`` and ``marginal``, each (B, N)."""
+        joint, marginal = joint.float(), marginal.float()
+        if self.bound == "jsd":
+            return (F.softplus(-joint).mean(dim=1) + F.softplus(marginal).mean(dim=1)).mean()
+        information = donsker_varadhan(joint, marginal)
+        centring = (self.centring * information.log_partition.square()).mean()
+        if self.bound == "dv":
+            return centring - information.estimate.mean()
+        if self.training:
+            self._update(torch.logsumexp(information.log_partition.detach(), dim=0) - math.log(len(joint)))
+        # its gradient is that of E[e^T] / average; its value is of no use, which is why the estimate is reported apart
+        return centring - joint.mean() + (information.log_partition - self.log_average).exp().mean()
+
+    def _update(self, log_mean: Tensor) -> None:
+        if self.log_average.isnan():
+            self.log_average.copy_(log_mean)
+        else:
+            parts = torch.stack([self.log_average + math.log(self.decay), log_mean + math.log1p(-self.decay)])
+            self.log_average.copy_(torch.logsumexp(parts, dim=0))
 
 
-def mine_loss(information: MutualInformation, centring: float = 0.01) -> Tensor:
-    """L_MINE = -I of eq. 5, batch mean, plus ``centring`` (log E[e^T])^2.
-
-    The bound does not change when a constant is added to T, so nothing else keeps the scores from drifting away.
-    """
-    return (-information.estimate + centring * information.log_partition.square()).mean()
+def effective_sample_size(marginal: Tensor) -> Tensor:
+    """(sum w)^2 / (N sum w^2) for the weights w = e^T of scores (B, N), in (0, 1], as (B,): the share of voxels on which the log
+    partition rests. Near 1/N a single voxel decides the bound."""
+    marginal = marginal.float()
+    return torch.exp(2 * torch.logsumexp(marginal, dim=1) - torch.logsumexp(2 * marginal, dim=1)) / marginal.shape[1]
 
 
 def soft_dice(moved_mask: Tensor, fixed_mask: Tensor) -> Tensor:

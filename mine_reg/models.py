@@ -7,9 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mine_reg.spatial import compose_affine, compose_dvf, total_displacement, warp
+from mine_reg.spatial import compose_affine, compose_dvf, smooth, total_displacement, warp
 
 SLOPE = 0.2  # of the leaky ReLU, in all networks
+POOLED = {"moments": 4, "average": 1, "adaptive": 64}  # what AffineNet's pooling makes of one feature map
 
 
 class StatisticNet(nn.Module):
@@ -56,30 +57,54 @@ def convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
     )
 
 
+def local_contrast(image: Tensor) -> Tensor:
+    """Divisive normalisation of images (B, C, D, H, W): (I - G1 I) / sqrt(G2 (I - G1 I)^2), with Gaussians of 1 and 2 voxels.
+
+    In CT scaled to [0, 1] the vessels of the lung differ from their surroundings by a few hundredths, the chest wall by nearly
+    one. Here both are of the order of one, so that a network sees the vessels from the start (local contrast normalisation,
+    Jarrett et al., ICCV 2009).
+    """
+    detail = image - smooth(image, 1.0)
+    return detail / (smooth(detail.square(), 2.0) + 1e-4).sqrt()  # 1e-4: noise of 15 HU is not blown up
+
+
 class AffineNet(nn.Module):
     """The spatial transformer of section 2.2: concat(F, M) -> convolutions -> global pooling -> affine parameters phi_A.
 
     channels : width of each stride-2 convolution
     largest_size : longer axes are averaged down to this before the first convolution; an affine map needs no more
     passes : how often `register` asks the network; 1 is the paper's one shot, see `DeformNet`
+    pooling : ``moments`` takes of each feature map the mean and the means of feature times coordinate (first moments),
+        ``adaptive`` the means over 4 x 4 x 4 boxes, ``average`` the mean alone, which after instance normalisation throws away
+        *where* things are: all that an affine registration has to know
+    last_norm : instance normalisation in the last block
+    coordinates : the voxels' coordinates are further input channels
 
-    The pooling keeps position: besides the mean of each feature map it takes the means of feature times coordinate
-    (first moments). Plain averaging after instance normalisation throws away *where* things are, which is all that an affine
-    registration has to know. Fully convolutional up to the pooling, so any image size works.
+    Fully convolutional up to the pooling, so any image size works. Raises ValueError for an unknown pooling.
     """
 
-    def __init__(self, channels: Sequence[int] = (16, 32, 64, 96), largest_size: int = 96, passes: int = 1):
+    def __init__(self, channels: Sequence[int] = (16, 32, 64, 96), largest_size: int = 96, passes: int = 1,
+                 pooling: str = "moments", last_norm: bool = True, coordinates: bool = False):
         super().__init__()
+        if pooling not in POOLED:
+            raise ValueError(f"unknown affinenet.pooling {pooling!r}; choose from {', '.join(POOLED)}")
         self.largest_size, self.passes = largest_size, _checked_passes(passes, "affinenet")
-        widths = [2, *channels]
+        self.pooling, self.coordinates = pooling, coordinates
+        widths = [2 + 3 * coordinates, *channels]
         self.features = nn.Sequential(*(convolution(a, b, stride=2) for a, b in pairwise(widths)))
-        self.parameters_head = nn.Linear(4 * channels[-1], 12)
+        if not last_norm:
+            self.features[-1][1] = nn.Identity()
+        self.parameters_head = nn.Linear(POOLED[pooling] * channels[-1], 12)
         nn.init.zeros_(self.parameters_head.weight)  # starts at the identity
         nn.init.zeros_(self.parameters_head.bias)
 
     def forward(self, fixed: Tensor, moving: Tensor) -> Tensor:
         """theta (B, 3, 4) in affine_grid coordinates for images (B, 1, D, H, W)."""
-        maps = self.features(self.averaged_down(torch.cat([fixed, moving], dim=1)))
+        maps = self.averaged_down(torch.cat([fixed, moving], dim=1))
+        if self.coordinates:
+            axes = torch.meshgrid(*(_coordinate(n, maps) for n in maps.shape[2:]), indexing="ij")
+            maps = torch.cat([maps, torch.stack(axes).expand(len(maps), -1, -1, -1, -1)], dim=1)
+        maps = self.features(maps)
         phi = self.parameters_head(self._pool(maps))
         # 0.1: with Adam a step changes phi by about the learning rate, and 0.1 x 1e-3 of the half width is a fine step
         identity = torch.eye(3, 4, dtype=phi.dtype, device=phi.device)
@@ -104,14 +129,20 @@ class AffineNet(nn.Module):
                     theta = compose_affine(theta, self(fixed, warp(moving, total_displacement(theta, None, fixed.shape[2:]))))
         return theta
 
-    @staticmethod
-    def _pool(maps: Tensor) -> Tensor:
+    def _pool(self, maps: Tensor) -> Tensor:
+        if self.pooling == "adaptive":
+            return F.adaptive_avg_pool3d(maps, 4).flatten(1)
         pooled = [maps.mean(dim=(2, 3, 4))]
-        for axis in (2, 3, 4):
-            n = maps.shape[axis]
-            coordinate = torch.linspace(-1, 1, n, dtype=maps.dtype, device=maps.device) if n > 1 else maps.new_zeros(1)
-            pooled.append((maps.mean(dim=[a for a in (2, 3, 4) if a != axis]) * coordinate).mean(dim=-1))
+        if self.pooling == "moments":
+            for axis in (2, 3, 4):
+                profile = maps.mean(dim=[other for other in (2, 3, 4) if other != axis])
+                pooled.append((profile * _coordinate(maps.shape[axis], maps)).mean(dim=-1))
         return torch.cat(pooled, dim=1)
+
+
+def _coordinate(n: int, like: Tensor) -> Tensor:
+    """-1 to 1 along an axis of ``n`` voxels; 0 for a single one."""
+    return torch.linspace(-1, 1, n, dtype=like.dtype, device=like.device) if n > 1 else like.new_zeros(1)
 
 
 class DeformNet(nn.Module):
@@ -121,12 +152,16 @@ class DeformNet(nn.Module):
     first_stride : 2 predicts the field at half resolution (to be upsampled linearly), 1 at full resolution
     passes : how often `register` asks the network; 1 is the paper's one shot. Each further pass sees the image moved by the
         field so far and answers with what remains, as in the recursive cascades of Zhao et al. (ICCV 2019), but with the same weights.
+    smoothing : sigma, in voxels of the predicted field, of the Gaussian that it is convolved with; 0 is the paper. Breathing
+        is smooth on a scale that differences between neighbours (TV) do not see; demons and SyN smooth their fields likewise.
+    local_contrast : both images are accompanied by their `local_contrast`; off in the paper
     """
 
-    def __init__(self, channels: Sequence[int] = (16, 32, 64, 64), first_stride: int = 2, passes: int = 1):
+    def __init__(self, channels: Sequence[int] = (16, 32, 64, 64), first_stride: int = 2, passes: int = 1, smoothing: float = 0.0,
+                 local_contrast: bool = False):
         super().__init__()
-        self.passes = _checked_passes(passes, "deformnet")
-        widths = [2, *channels]
+        self.passes, self.smoothing, self.local_contrast = _checked_passes(passes, "deformnet"), smoothing, local_contrast
+        widths = [4 if local_contrast else 2, *channels]
         self.encoder = nn.ModuleList(
             convolution(a, b, stride=first_stride if level == 0 else 2)
             for level, (a, b) in enumerate(pairwise(widths))
@@ -146,6 +181,8 @@ class DeformNet(nn.Module):
         fixed, moved : (B, 1, D, H, W); moved is M(phi_A). Axes need not be divisible by anything.
         """
         maps = torch.cat([fixed, moved], dim=1)
+        if self.local_contrast:
+            maps = torch.cat([maps, local_contrast(maps)], dim=1)
         skips = []
         for block in self.encoder:
             maps = block(maps)
@@ -155,7 +192,7 @@ class DeformNet(nn.Module):
             skip = skips.pop()
             maps = F.interpolate(maps, size=skip.shape[2:], mode="trilinear", align_corners=True)
             maps = block(torch.cat([maps, skip], dim=1))
-        return self.field(maps)
+        return smooth(self.field(maps), self.smoothing)
 
     def register(self, fixed: Tensor, moving: Tensor, theta: Tensor, passes: int | None = None) -> Tensor:
         """phi_D as one DVF (B, 3, d, h, w) in voxels after ``passes`` (None: the network's own number).

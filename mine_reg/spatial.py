@@ -4,6 +4,7 @@ Points are ``(B, N, 3)`` in voxels of the fixed grid, order z, y, x; volumes are
 points to moving points. ``align_corners=True`` throughout: voxel centres, first and last included, span [-1, 1].
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -15,6 +16,11 @@ def grid_points(size: Sequence[int], device: torch.device | str | None = None) -
     """Coordinates of all voxels of a grid of ``size`` (D, H, W), as ``(1, D*H*W, 3)`` float32 in C order."""
     axes = [torch.arange(n, dtype=torch.float32, device=device) for n in size]
     return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).reshape(1, -1, 3)
+
+
+def voxel_points(indices: Tensor, size: Sequence[int]) -> Tensor:
+    """Coordinates (B, N, 3) of voxels with flat indices (B, N), C order, of a grid of ``size``."""
+    return torch.stack(torch.unravel_index(indices, tuple(size)), dim=-1).float()
 
 
 def _half_extent(size: Sequence[int], like: Tensor) -> Tensor:
@@ -106,6 +112,28 @@ def upsample(dvf: Tensor, size: Sequence[int]) -> Tensor:
     if dvf.shape[2:] == torch.Size(size):
         return dvf
     return F.interpolate(dvf, size=tuple(size), mode="trilinear", align_corners=True)
+
+
+def smooth(volume: Tensor, sigma: float) -> Tensor:
+    """An image or field (B, C, D, H, W) convolved with a Gaussian of ``sigma`` of its voxels, cut at 3 sigma; 0: as it is.
+
+    Beyond the border it continues as it ends there. Raises ValueError for a negative sigma.
+    """
+    if sigma < 0:
+        raise ValueError(f"sigma of a Gaussian must not be negative, got {sigma}")
+    if sigma == 0:
+        return volume
+    radius = math.ceil(3 * sigma)
+    kernel = torch.exp(-torch.arange(-radius, radius + 1, dtype=volume.dtype, device=volume.device).square() / (2 * sigma**2))
+    kernel = kernel / kernel.sum()
+    batch, channels, *size = volume.shape
+    for axis in range(3):
+        shape, padding = [1] * 5, [0] * 6
+        shape[axis + 2], padding[4 - 2 * axis], padding[5 - 2 * axis] = len(kernel), radius, radius
+        padded = F.pad(volume, padding, mode="replicate")
+        # channels as pairs of a batch of single images: torch's grouped 3D convolution is far slower on the CPU
+        volume = F.conv3d(padded.flatten(0, 1)[:, None], kernel.view(shape)).view(batch, channels, *size)
+    return volume
 
 
 def gradients(dvf: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:

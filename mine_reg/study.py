@@ -47,6 +47,8 @@ def settings(section: str, profile: str | None = None, **overrides) -> SimpleNam
     if unknown:
         raise ValueError(f"unknown setting {', '.join(unknown)} for {section}; params.yaml knows {', '.join(sorted(values))}")
     values.update({name: value for name, value in overrides.items() if value is not None})
+    if values.get("loss", LOSSES[0]) not in LOSSES:
+        raise ValueError(f"unknown loss {values['loss']!r} for {section}; choose from {', '.join(LOSSES)}")
     return SimpleNamespace(profile=profile, **values)
 
 

@@ -9,27 +9,28 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import lightning as L
-import pandas as pd
 import torch
 import torch.nn.functional as F
 from dvclive.lightning import DVCLiveLogger
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from tqdm import tqdm
 
-from mine_reg.losses import MutualInformation, mine, mine_loss, soft_dice, total_variation
+from mine_reg.losses import soft_dice, total_variation
 from mine_reg.models import AffineNet, DeformNet, StatisticNet
 from mine_reg.preprocess import load_pair, read_pairs
+from mine_reg.similarity import Lncc, Mine, Parzen
 from mine_reg.spatial import (
     compose_affine,
     sample_at,
     total_displacement,
     transform_points,
+    voxel_points,
     warp,
     warp_mask,
 )
-from mine_reg.weights import save_network
+from mine_reg.weights import make_network, save_network
 
 DISTANCE = "fixed_lung_distance_mm"
 VOLUMES = ("fixed", "moving", "fixed_mask", "moving_mask", DISTANCE)
@@ -88,17 +89,33 @@ def random_affine(count: int, degrees: float, translation: float, scale: float, 
     return torch.cat([matrix, uniform(translation)[:, :, None]], dim=2)
 
 
-class RegistrationTraining(L.LightningModule):
-    """What AffineNet and DeformNet share: MINE and Dice at random voxels, one Adam for network and T, validation by lung Dice.
+def make_similarity(cfg: SimpleNamespace, statistic: StatisticNet | None = None) -> torch.nn.Module:
+    """The similarity that ``cfg.similarity`` names, with T from an earlier stage (``statistic``) or a new one.
 
-    network : what is trained; statistic : the T that is trained with it
+    Raises ValueError for an unknown name.
+    """
+    if cfg.similarity == "mine":
+        return Mine(statistic or StatisticNet(cfg.statistic_width), cfg.bound, cfg.centring)
+    if cfg.similarity == "parzen":
+        return Parzen()
+    if cfg.similarity == "lncc":
+        return Lncc()
+    raise ValueError(f"unknown similarity {cfg.similarity!r}; choose from mine, parzen, lncc")
+
+
+class RegistrationTraining(L.LightningModule):
+    """What AffineNet and DeformNet share: the loss at random voxels, one Adam for network and T, validation by lung Dice.
+
+    network : what is trained
     cfg : the section ``affinenet`` or ``deformnet`` of params.yaml, with ``loss`` one of ``miregnet`` (eq. 5) and
         ``midiceregnet`` (eq. 7)
+    statistic : T to go on with; None: a new one
     """
 
-    def __init__(self, network: torch.nn.Module, statistic: StatisticNet, cfg: SimpleNamespace):
+    def __init__(self, network: torch.nn.Module, cfg: SimpleNamespace, statistic: StatisticNet | None = None):
         super().__init__()
-        self.network, self.statistic, self.cfg = network, statistic, cfg
+        self.network, self.cfg, self.similarity = network, cfg, make_similarity(cfg, statistic)
+        self.parzen = Parzen()  # of the same voxels, to compare MINE with
         self.skipped = 0
 
     def register(self, fixed: Tensor, moving: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -108,18 +125,46 @@ class RegistrationTraining(L.LightningModule):
     def training_step(self, batch: dict, _index: int) -> Tensor:
         batch = self.working_size(augment(batch, self.cfg.shift_voxels, self.cfg.flip_axes))
         theta, dvf = self.register_training(batch)
-        information, dice = self.similarity(batch, theta, dvf, self.cfg.samples)
-        loss = self.cfg.lambda_mine * mine_loss(information, self.cfg.centring)
-        log = {"mine": information.estimate.mean(), "log_partition": information.log_partition.mean(), "dice": dice}
-        if self.cfg.loss == "midiceregnet":
-            loss = loss - self.cfg.lambda_dice * dice
-        if dvf is not None:
-            log["tv"] = total_variation(dvf, batch["fixed"].shape[2:])
-            loss = loss + self.cfg.mu * log["tv"]
-        log["loss"] = loss
-        self.log_dict({f"train_{name}": value.detach() for name, value in log.items()}, on_step=False, on_epoch=True,
-                      batch_size=len(batch["fixed"]))
+        terms, log = self.loss_terms(batch, theta, dvf, self.draw_voxels(batch, self.cfg.samples))
+        loss = sum(terms.values())
+        log["loss"] = loss.detach()
+        self._log("train", log, len(batch["fixed"]), on_step=False, on_epoch=True)
+        if self.global_step % self.cfg.diagnose_every == 0:
+            self._log("train_gradient", self.gradient_norms(terms), on_step=True, on_epoch=False)
         return loss
+
+    def loss_terms(self, batch: dict, theta: Tensor, dvf: Tensor | None, chosen: Tensor) -> tuple[dict, dict]:
+        """The weighted terms of eq. 5 or 7 by name, and what is worth logging, at voxels ``chosen`` (B, N) of the fixed grid.
+
+        The moving image is sampled once, through the composed map. The voxels never depend on the transform, which could
+        otherwise raise the estimate by choosing what to look at.
+        """
+        size = batch["fixed"].shape[2:]
+
+        def transform(points: Tensor) -> Tensor:
+            return transform_points(points, size, theta, dvf)
+
+        similarity, log = self.similarity(batch["fixed"], batch["moving"], chosen, transform)
+        terms = {self.similarity.name: self.cfg.lambda_mine * similarity}
+        moved_mask = sample_at(batch["moving_mask"], transform(voxel_points(chosen, size)))[..., 0]
+        log["dice"] = soft_dice(moved_mask, batch["fixed_mask"].flatten(1).gather(1, chosen))
+        if self.cfg.loss == "midiceregnet":
+            terms["dice"] = -self.cfg.lambda_dice * log["dice"]
+        if dvf is not None:
+            log["tv"] = total_variation(dvf, size)
+            terms["tv"] = self.cfg.mu * log["tv"]
+        if self.similarity.name == "mine" and self.global_step % self.cfg.diagnose_every == 0:
+            with torch.no_grad():
+                log |= self.parzen(batch["fixed"], batch["moving"], chosen, transform)[1]
+        return terms, {name: value.detach() for name, value in log.items()}
+
+    def gradient_norms(self, terms: dict) -> dict:
+        """Norm of the gradient that each term of the loss sends into the network: what really pulls, and how strongly."""
+        parameters, norms = list(self.network.parameters()), {}
+        for name, term in terms.items():
+            gradients = torch.autograd.grad(term, parameters, retain_graph=True, allow_unused=True)
+            norms[name] = torch.linalg.vector_norm(torch.stack([g.norm() for g in gradients if g is not None]))
+        return norms
 
     def working_size(self, batch: dict) -> dict:
         """The volumes of a batch at the size that the loss sees: as they are."""
@@ -132,20 +177,6 @@ class RegistrationTraining(L.LightningModule):
     def draw_passes(self) -> int:
         """1 to the network's number of passes: the first must learn from images far apart, the last from images close together."""
         return int(torch.randint(1, self.network.passes + 1, ()))
-
-    def similarity(self, batch: dict, theta: Tensor, dvf: Tensor | None, samples: int) -> tuple[MutualInformation, Tensor]:
-        """MINE (eq. 4) and soft Dice (eq. 6) at ``samples`` random voxels of the fixed grid.
-
-        The moving image is sampled at those voxels only, once, through the composed map. The region never depends on the
-        transform, which could otherwise raise the estimate by choosing what to look at.
-        """
-        size = batch["fixed"].shape[2:]
-        chosen = self.draw_voxels(batch, samples)
-        points = torch.stack([chosen // (size[1] * size[2]), chosen // size[2] % size[1], chosen % size[2]], dim=-1).float()
-        volumes = torch.cat([batch["moving"], batch["moving_mask"]], dim=1)
-        moved, moved_mask = sample_at(volumes, transform_points(points, size, theta, dvf)).split(1, dim=-1)
-        fixed, fixed_mask = (batch[name].flatten(1).gather(1, chosen) for name in ("fixed", "fixed_mask"))
-        return mine(self.statistic, moved, fixed[..., None]), soft_dice(moved_mask[..., 0], fixed_mask)
 
     def draw_voxels(self, batch: dict, samples: int) -> Tensor:
         """Flat indices (B, n) of random voxels of each fixed grid, none of them twice, n at most ``samples``.
@@ -162,20 +193,22 @@ class RegistrationTraining(L.LightningModule):
     def validation_step(self, batch: dict, _index: int) -> None:
         size = batch["fixed"].shape[2:]
         theta, dvf = self.register(batch["fixed"], batch["moving"])
-        information, _ = self.similarity(batch, theta, dvf, size.numel())
+        _, log = self.loss_terms(batch, theta, dvf, self.draw_voxels(batch, size.numel()))
         moved_mask = warp_mask(batch["moving_mask"], total_displacement(theta, dvf, size))
-        log = {"mine": information.estimate.mean(), "dsc": soft_dice(moved_mask.flatten(1), batch["fixed_mask"].flatten(1))}
+        shown = {self.similarity.name: log[self.similarity.name],
+                 "dsc": soft_dice(moved_mask.flatten(1), batch["fixed_mask"].flatten(1))}
         if "moving_points" in batch and "fixed_points" in batch:
             error = transform_points(batch["fixed_points"], size, theta, dvf) - batch["moving_points"]
-            log["tre_mm"] = (error * torch.stack(batch["spacing_mm"], dim=-1)).norm(dim=-1).mean()
-        self.log_dict({f"val_{name}": value for name, value in log.items()}, batch_size=1, sync_dist=True)
+            shown["tre_mm"] = (error * torch.stack(batch["spacing_mm"], dim=-1)).norm(dim=-1).mean()
+        self._log("val", shown, 1, sync_dist=True)
+
+    def _log(self, part: str, values: dict, batch_size: int = 1, **how) -> None:
+        self.log_dict({f"{part}_{name}": value for name, value in values.items()}, batch_size=batch_size, **how)
 
     def configure_optimizers(self) -> dict:
-        optimiser = torch.optim.Adam(
-            [{"params": self.network.parameters(), "lr": self.cfg.learning_rate},
-             {"params": self.statistic.parameters(), "lr": self.cfg.statistic_learning_rate}],
-            weight_decay=self.cfg.weight_decay,
-        )
+        groups = [{"params": list(part.parameters()), "lr": rate} for part, rate in
+                  ((self.network, self.cfg.learning_rate), (self.similarity, self.cfg.statistic_learning_rate))]
+        optimiser = torch.optim.Adam([group for group in groups if group["params"]], weight_decay=self.cfg.weight_decay)
         steps = self.trainer.estimated_stepping_batches
         warmup_steps = min(self.cfg.warmup_steps, steps // 2)
         warmup = torch.optim.lr_scheduler.LinearLR(optimiser, 0.01, total_iters=warmup_steps)
@@ -184,8 +217,8 @@ class RegistrationTraining(L.LightningModule):
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_train_batch_start(self, _batch: dict, _index: int) -> None:
-        # random numbers depend on seed and step alone, so a resumed run draws what an uninterrupted one would
-        torch.manual_seed(self.cfg.seed * 1_000_003 + self.global_step)
+        # random numbers depend on seed, step and process alone, so a resumed run draws what an uninterrupted one would
+        torch.manual_seed((self.cfg.seed * 1_000_003 + self.global_step) * 1009 + self.global_rank)
 
     def on_before_optimizer_step(self, _optimiser: torch.optim.Optimizer) -> None:
         gradients = [p.grad for p in self.parameters() if p.grad is not None]
@@ -199,7 +232,7 @@ class AffineTraining(RegistrationTraining):
     """Trains AffineNet; the moving image may be given a random affine map to widen the capture range (our addition)."""
 
     def __init__(self, cfg: SimpleNamespace):
-        super().__init__(AffineNet(cfg.channels, cfg.largest_size, cfg.passes), StatisticNet(cfg.statistic_width), cfg)
+        super().__init__(make_network(AffineNet, vars(cfg)), cfg)
 
     def working_size(self, batch: dict) -> dict:
         """Averaged down as AffineNet sees them: coarse images have a wider capture range, and cost less."""
@@ -213,7 +246,9 @@ class AffineTraining(RegistrationTraining):
         passes = self.draw_passes()
         if not any(limits.values()):
             return self.register(fixed, moving, passes)
-        given = random_affine(len(fixed), limits["degrees"], limits["translation"], limits["scale"], fixed.device)
+        # small ones first, up to the limits after half of the training: from far off, MINE shows a new network no way
+        reach = min(1.0, 2 * self.global_step / self.trainer.estimated_stepping_batches)
+        given = random_affine(len(fixed), *(reach * limits[name] for name in ("degrees", "translation", "scale")), fixed.device)
         shown = warp(moving, total_displacement(given, None, fixed.shape[2:]))
         # M'(A x) = M(given(A x)): the original moving image is still sampled only once for the loss
         return compose_affine(given, self.network.register(fixed, shown, passes)), None
@@ -225,8 +260,8 @@ class DeformTraining(RegistrationTraining):
     statistic : the T of AffineNet's training, which goes on learning: a new one would at first lead DeformNet nowhere
     """
 
-    def __init__(self, cfg: SimpleNamespace, affinenet: AffineNet, statistic: StatisticNet):
-        super().__init__(DeformNet(cfg.channels, cfg.first_stride, cfg.passes), statistic, cfg)
+    def __init__(self, cfg: SimpleNamespace, affinenet: AffineNet, statistic: StatisticNet | None):
+        super().__init__(make_network(DeformNet, vars(cfg)), cfg, statistic)
         self.affinenet = affinenet.eval().requires_grad_(False)
 
     def register(self, fixed: Tensor, moving: Tensor, passes: int | None = None) -> tuple[Tensor, Tensor]:
@@ -238,18 +273,49 @@ class DeformTraining(RegistrationTraining):
         return self.register(batch["fixed"], batch["moving"], self.draw_passes())
 
 
+class PairData(L.LightningDataModule):
+    """Training and validation pairs; with several processes each sees its share, in training a new one every epoch.
+
+    Raises ValueError when a split is empty.
+    """
+
+    def __init__(self, cfg: SimpleNamespace, pairs: Path):
+        super().__init__()
+        self.cfg, self.first_epoch = cfg, 0
+        self.data = {split: PairDataset(pairs, split, names, cfg.in_memory)
+                     for split, names in {"train": VOLUMES, "validation": VOLUMES + POINTS}.items()}
+        for split, data in self.data.items():
+            if not len(data):
+                raise ValueError(f"{pairs / 'pairs.csv'} has no pair in split {split!r}; give it at least one")
+
+    def train_dataloader(self) -> DataLoader:
+        sampler = DistributedSampler(self.data["train"], self.trainer.world_size, self.trainer.global_rank, seed=self.cfg.seed)
+        sampler.set_epoch(self.first_epoch)  # Lightning makes the first order before it says the epoch
+        return self._loader(self.data["train"], self.cfg.batch_size, sampler)
+
+    def val_dataloader(self) -> DataLoader:
+        mine = range(self.trainer.global_rank, len(self.data["validation"]), self.trainer.world_size)
+        return self._loader(self.data["validation"], 1, mine)
+
+    def _loader(self, data: Dataset, batch_size: int, sampler) -> DataLoader:
+        workers = self.cfg.loader_workers
+        return DataLoader(data, batch_size, sampler=sampler, num_workers=workers, persistent_workers=workers > 0)
+
+
 class Progress(Callback):
     """One plain bar over all steps and a line for each validation, readable in a terminal, a notebook and a log."""
 
     def on_train_start(self, trainer: L.Trainer, _module: L.LightningModule) -> None:
-        self.bar = tqdm(total=trainer.estimated_stepping_batches, initial=trainer.global_step, desc="training", unit="step", mininterval=5)
+        self.bar = tqdm(total=trainer.estimated_stepping_batches, initial=trainer.global_step, desc="training", unit="step",
+                        mininterval=5, disable=not trainer.is_global_zero)
 
     def on_train_batch_end(self, _trainer: L.Trainer, *_args) -> None:
         self.bar.update()
 
     def on_validation_epoch_end(self, trainer: L.Trainer, _module: L.LightningModule) -> None:
-        metrics = "  ".join(f"{name} {float(value):.4f}" for name, value in trainer.callback_metrics.items())
-        tqdm.write(f"step {trainer.global_step:5d}  {metrics}")
+        if trainer.is_global_zero:
+            values = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith(("train_", "val_"))}
+            tqdm.write(f"step {trainer.global_step:5d}  " + "  ".join(f"{name} {value:.4f}" for name, value in values.items()))
 
     def on_train_end(self, _trainer: L.Trainer, _module: L.LightningModule) -> None:
         self.bar.close()
@@ -258,60 +324,62 @@ class Progress(Callback):
 def fit(module: RegistrationTraining, pairs: Path, out: Path, work: Path, curves: Path) -> dict:
     """Train ``module`` on the preprocessed ``pairs`` and leave the best validation model in ``out``.
 
-    out : receives ``weights.safetensors``, ``statistic.safetensors`` and ``settings.json``
+    out : receives ``weights.safetensors``, ``settings.json`` and, where the similarity is MINE, ``statistic.safetensors``
     curves : receives the learning curves that DVCLive logged
     work : checkpoints live here until the training is complete; an interrupted run with the same settings, data and first
         weights (those of the AffineNet below a DeformNet among them) goes on from the last one, and draws the same random
         numbers as an uninterrupted run
 
-    Returns the validation metrics of the restored model. Raises ValueError when a split is empty or the last
-    epoch would not be validated.
+    Under torchrun or SLURM every process calls this; pairs are split among them, gradients averaged, and the first one writes.
+
+    Returns the validation Dice of the restored model, its epoch and the number of skipped steps. Raises ValueError when a split is
+    empty or the last epoch would not be validated.
     """
     cfg = module.cfg
     if cfg.epochs % cfg.validate_every:
         raise ValueError(f"epochs ({cfg.epochs}) must be a multiple of validate_every ({cfg.validate_every})")
-    loaders = {}
-    for split, names in {"train": VOLUMES, "validation": VOLUMES + POINTS}.items():
-        data = PairDataset(pairs, split, names, cfg.in_memory)
-        if not len(data):
-            raise ValueError(f"{pairs / 'pairs.csv'} has no pair in split {split!r}; give it at least one")
-        training = split == "train"
-        loaders[split] = DataLoader(
-            data, cfg.batch_size if training else 1, num_workers=cfg.loader_workers, persistent_workers=cfg.loader_workers > 0,
-            sampler=DistributedSampler(data, num_replicas=1, rank=0, shuffle=training, seed=cfg.seed),
-        )
-
+    data = PairData(cfg, pairs)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # hardware and advertisements at every start
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty|.*does not have many workers|.*in eval mode")
     warnings.filterwarnings("ignore", message=".*LeafSpec.*|Starting from v1.9.0")  # Lightning's own use of torch
     work = work / _fingerprint(module, pairs)
     last = work / "last.ckpt"
-    if not last.exists():
-        shutil.rmtree(work, ignore_errors=True)
     # saved after the epoch, not after its validation: Lightning would resume the latter in the middle of the epoch
     when = {"every_n_epochs": cfg.validate_every, "save_on_train_epoch_end": True, "enable_version_counter": False}
     best = ModelCheckpoint(work, filename="best", monitor="val_dsc", mode="max", **when)
     newest = ModelCheckpoint(work, filename="last", **when)
-    logger = DVCLiveLogger(dir=str(work / "curves"), save_dvc_exp=False, dvcyaml=None, report=None, resume=last.exists())
+    callbacks = [best, newest, Progress()]
+    if cfg.patience is not None:
+        callbacks.append(EarlyStopping("val_dsc", mode="max", patience=cfg.patience, check_on_train_epoch_end=True))
+    several = cfg.devices != 1 or cfg.nodes != 1
     trainer = L.Trainer(
-        max_epochs=cfg.epochs, accelerator=cfg.accelerator, devices=1, precision=cfg.precision,
+        max_epochs=cfg.epochs, accelerator=cfg.accelerator, devices=cfg.devices, num_nodes=cfg.nodes,
+        strategy="ddp_find_unused_parameters_true" if several else "auto", precision=cfg.precision,
         gradient_clip_val=cfg.gradient_clip, check_val_every_n_epoch=cfg.validate_every, num_sanity_val_steps=0,
-        callbacks=[best, newest, Progress()], logger=logger, enable_progress_bar=False, enable_model_summary=False,
-        log_every_n_steps=1, default_root_dir=work,
+        callbacks=callbacks, logger=False, enable_progress_bar=False, enable_model_summary=False,
+        log_every_n_steps=1, default_root_dir=work, use_distributed_sampler=False,
     )
-    if last.exists():
+    resumed = last.exists()
+    if resumed:
         state = torch.load(last, weights_only=False)
-        loaders["train"].sampler.set_epoch(state["epoch"] + 1)  # Lightning makes the first order before it says the epoch
-        _drop_rows_after(work / "curves", state["global_step"])
-    trainer.fit(module, loaders["train"], loaders["validation"], ckpt_path=last if last.exists() else None)
+        data.first_epoch = state["epoch"] + 1
+    if trainer.is_global_zero:
+        if resumed:
+            _drop_rows_after(work / "curves", state["global_step"])
+        else:
+            shutil.rmtree(work, ignore_errors=True)
+        trainer.loggers = [DVCLiveLogger(dir=str(work / "curves"), save_dvc_exp=False, dvcyaml=None, report=None, resume=resumed)]
+    trainer.fit(module, datamodule=data, ckpt_path=last if resumed else None)
     module.load_state_dict(torch.load(best.best_model_path, weights_only=False)["state_dict"])
+    trainer.strategy.barrier()  # all have read before the first one deletes
 
-    out.mkdir(parents=True, exist_ok=True)
-    save_network(module.network, module.statistic, vars(cfg), out)
-    shutil.copytree(work / "curves", curves, dirs_exist_ok=True)
-    result = {"val_dsc": float(best.best_model_score), "skipped_steps": module.skipped}
-    shutil.rmtree(work)
-    return result
+    if trainer.is_global_zero:
+        save_network(module.network, getattr(module.similarity, "statistic", None), vars(cfg), out)
+        shutil.rmtree(curves, ignore_errors=True)
+        shutil.copytree(work / "curves", curves)
+        shutil.rmtree(work)
+    trainer.strategy.barrier()
+    return {"val_dsc": float(best.best_model_score), "skipped_steps": int(module.skipped)}
 
 
 def _fingerprint(module: RegistrationTraining, pairs: Path) -> str:
@@ -323,7 +391,8 @@ def _fingerprint(module: RegistrationTraining, pairs: Path) -> str:
 
 
 def _drop_rows_after(curves: Path, step: int) -> None:
-    """Rows written between the last checkpoint and the interruption will be written again."""
+    """Rows written between the last checkpoint and the interruption will be written again; the last may be half a row."""
     for path in curves.rglob("*.tsv"):
-        table = pd.read_csv(path, sep="\t")
-        table[table["step"] <= step].to_csv(path, sep="\t", index=False)
+        rows = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        kept = [row for row in rows[1:] if row.endswith("\n") and int(row.split("\t")[0]) < step]
+        path.write_text("".join(rows[:1] + kept), encoding="utf-8")

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from mine_reg.models import AffineNet, DeformNet, StatisticNet
+from mine_reg.losses import total_variation
+from mine_reg.models import POOLED, AffineNet, DeformNet, StatisticNet, local_contrast
 from mine_reg.registration import Registration
-from mine_reg.spatial import compose_affine, compose_dvf, total_displacement, warp
+from mine_reg.spatial import compose_affine, compose_dvf, smooth, total_displacement, warp
 from mine_reg.weights import load_affinenet, load_deformnet, load_statistic, save_network
 
 SIZES = [(32, 32, 32), (33, 40, 27), (16, 48, 64), (21, 19, 17)]
@@ -93,13 +94,68 @@ def test_images_of_different_size_are_refused():
 def test_saved_networks_come_back_and_a_missing_one_is_named(tmp_path):
     affinenet, statistic = AffineNet((4, 8), passes=2), StatisticNet(7)
     deformnet = DeformNet((4, 8), first_stride=1, passes=2)
-    save_network(affinenet, statistic, {"channels": [4, 8], "largest_size": 96, "passes": 2}, tmp_path / "a")
-    save_network(deformnet, statistic, {"channels": [4, 8], "first_stride": 1, "passes": 2}, tmp_path / "d")
+    affine_settings = {"channels": [4, 8], "largest_size": 96, "passes": 2, "pooling": "moments", "last_norm": True, "coordinates": False}
+    save_network(affinenet, statistic, {**affine_settings, "epochs": 3}, tmp_path / "a")
+    settings = {"channels": [4, 8], "first_stride": 1, "passes": 2, "smoothing": 0.0, "local_contrast": False}
+    save_network(deformnet, None, settings, tmp_path / "d")
     image = torch.rand(1, 1, 16, 16, 16)
     torch.testing.assert_close(load_affinenet(tmp_path / "a")(image, image), affinenet.eval()(image, image))
     torch.testing.assert_close(load_deformnet(tmp_path / "d")(image, image), deformnet.eval()(image, image))
     assert load_deformnet(tmp_path / "d").passes == load_affinenet(tmp_path / "a").passes == 2
     voxels = torch.rand(1, 9, 1), torch.rand(1, 9, 1), torch.randperm(9)
     torch.testing.assert_close(load_statistic(tmp_path / "a")(*voxels), statistic(*voxels))
+    assert load_statistic(tmp_path / "d") is None
     with pytest.raises(FileNotFoundError, match="holds no trained network"):
         load_affinenet(tmp_path / "nowhere")
+    del settings["smoothing"]
+    save_network(deformnet, None, settings, tmp_path / "old")
+    with pytest.raises(ValueError, match="lack smoothing; they were written by another version"):
+        load_deformnet(tmp_path / "old")
+
+
+@pytest.mark.parametrize("pooling", POOLED)
+@pytest.mark.parametrize(("last_norm", "coordinates"), [(True, False), (False, True)])
+def test_affinenet_takes_any_size_whatever_its_pooling(pooling, last_norm, coordinates):
+    network = AffineNet((4, 8), pooling=pooling, last_norm=last_norm, coordinates=coordinates).eval()
+    torch.nn.init.normal_(network.parameters_head.weight, std=0.1)
+    for size in SIZES:
+        theta = network(*torch.rand(2, 1, 1, *size))
+        assert theta.shape == (1, 3, 4) and torch.isfinite(theta).all()
+
+
+def test_only_pooling_that_keeps_position_tells_a_shift():
+    """A block far from the border, moved as a whole: plain averages of its features cannot know, the others must."""
+    image = torch.zeros(1, 1, 48, 48, 48)
+    image[..., 16:24, 20:28, 20:28] = 1
+    change = {}
+    for pooling in POOLED:
+        torch.manual_seed(0)
+        network = AffineNet((4, 8), pooling=pooling).eval()
+        torch.nn.init.normal_(network.parameters_head.weight, std=0.1)
+        a, b = (network(x, x) for x in (image, image.roll(8, dims=2)))
+        change[pooling] = (a - b).abs().max().item()
+    assert min(change["moments"], change["adaptive"]) > 100 * change["average"], change
+
+
+def test_an_unknown_pooling_is_named():
+    with pytest.raises(ValueError, match="unknown affinenet.pooling 'max'; choose from moments, average, adaptive"):
+        AffineNet(pooling="max")
+
+
+def test_local_contrast_brings_faint_and_strong_edges_to_one_size():
+    image = torch.zeros(1, 1, 24, 24, 48)
+    image[..., 8:16, 8:16, 8:16], image[..., 8:16, 8:16, 32:40] = 0.1, 1.0
+    seen = local_contrast(image)
+    faint, strong = seen[..., :24].abs().max(), seen[..., 24:].abs().max()
+    assert 0.5 < faint / strong <= 1.01 and 0.5 < strong < 4
+    assert local_contrast(torch.full((1, 1, 9, 9, 9), 0.4)).abs().max() < 1e-3
+
+
+def test_smoothing_is_part_of_the_network():
+    torch.manual_seed(0)
+    rough, smoothed = (DeformNet((4, 8), smoothing=sigma).eval() for sigma in (0.0, 1.5))
+    torch.nn.init.normal_(rough.field.weight, std=0.3)
+    smoothed.load_state_dict(rough.state_dict())
+    images = torch.rand(2, 1, 1, 20, 20, 20)
+    torch.testing.assert_close(smoothed(*images), smooth(rough(*images), 1.5))
+    assert total_variation(smoothed(*images), (20, 20, 20)) < 0.5 * total_variation(rough(*images), (20, 20, 20))

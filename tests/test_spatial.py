@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy.ndimage import gaussian_filter
 
 from mine_reg.spatial import (
     affine_points,
@@ -11,6 +12,7 @@ from mine_reg.spatial import (
     grid_points,
     jacobian_determinant,
     sample_at,
+    smooth,
     total_displacement,
     transform_points,
     upsample,
@@ -134,3 +136,13 @@ def test_warping_has_the_gradient_that_finite_differences_give():
 def test_grids_that_differ_are_refused():
     with pytest.raises(ValueError, match="not on one 3D grid"):
         warp(ramp(), torch.zeros(1, 3, 4, 4, 4))
+
+
+def test_smoothing_is_scipys_gaussian_filter():
+    torch.manual_seed(0)
+    volume = torch.rand(2, 3, 11, 12, 13)
+    expected = gaussian_filter(volume.numpy(), (0, 0, 1.5, 1.5, 1.5), mode="nearest", radius=(0, 0, 5, 5, 5))
+    torch.testing.assert_close(smooth(volume, 1.5), torch.from_numpy(expected), rtol=1e-4, atol=1e-5)
+    assert smooth(volume, 0) is volume
+    with pytest.raises(ValueError, match="must not be negative, got -1"):
+        smooth(volume, -1)

@@ -10,6 +10,7 @@ import torch
 
 from mine_reg.data import make_phantom_pairs
 from mine_reg.manifest import read_manifest
+from mine_reg.models import AffineNet
 from mine_reg.preprocess import preprocess
 from mine_reg.spatial import affine_points, compose_affine, grid_points
 from mine_reg.study import settings
@@ -72,15 +73,31 @@ def test_voxels_are_drawn_once_each_and_near_the_lungs(region_mm):
     assert module.draw_voxels({DISTANCE: distance}, 10**6).shape[1] == (210 if region_mm is None else (distance.flatten(1) <= 10).sum(1).min())
 
 
-def test_the_similarity_of_a_pair_is_that_of_its_voxels():
-    """With the identity, each drawn voxel meets itself: Dice 1, and the estimate is that of the two images there."""
+def test_the_loss_of_a_pair_is_that_of_its_voxels():
+    """With the identity, each drawn voxel meets itself: Dice 1. The terms are those of eq. 7, with their weights."""
     torch.manual_seed(0)
-    module = AffineTraining(small("affinenet", region_mm=None))
+    cfg = small("deformnet", loss="midiceregnet", lambda_mine=2.0, lambda_dice=3.0, mu=5.0, centring=0.0)
+    module = DeformTraining(cfg, AffineNet((4, 8)), None)
+    module.log_dict = lambda *_args, **_how: None
     volume = torch.rand(2, 1, 5, 6, 7)
-    batch = {"fixed": volume, "moving": volume, "fixed_mask": (volume > 0.5).float(), "moving_mask": (volume > 0.5).float(),
-             DISTANCE: torch.zeros_like(volume)}
-    _, dice = module.similarity(batch, torch.eye(3, 4).expand(2, -1, -1), None, 100)
-    assert dice.item() == pytest.approx(1, abs=1e-4)
+    batch = {"fixed": volume, "moving": volume, "fixed_mask": (volume > 0.5).float(), "moving_mask": (volume > 0.5).float()}
+    chosen = torch.stack([torch.randperm(210)[:100] for _ in range(2)])
+    slope = 0.1 * grid_points((5, 6, 7))[..., 2].view(1, 1, 5, 6, 7) * torch.tensor([0.0, 0, 1]).view(1, 3, 1, 1, 1)
+    _, log = module.loss_terms(batch, torch.eye(3, 4).expand(2, -1, -1), torch.zeros(2, 3, 5, 6, 7), chosen)
+    assert log["dice"].item() == pytest.approx(1, abs=1e-4) and log["tv"] == 0
+    terms, log = module.loss_terms(batch, torch.eye(3, 4).expand(2, -1, -1), slope.expand(2, -1, -1, -1, -1), chosen)
+    assert set(terms) == {"mine", "dice", "tv"} and log["dice"] < 1
+    assert terms["tv"].item() == pytest.approx(5 * 0.01, rel=1e-3)
+    assert terms["dice"].item() == pytest.approx(-3 * log["dice"].item()) and terms["mine"].item() == pytest.approx(-2 * log["mine"].item(), abs=1e-5)
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"similarity": "ssd"}, "unknown similarity 'ssd'; choose from mine, parzen, lncc"),
+    ({"bound": "nwj"}, "unknown bound 'nwj'"),
+])
+def test_an_unknown_name_is_answered_with_those_known(change, message):
+    with pytest.raises(ValueError, match=message):
+        AffineTraining(small("affinenet", **change))
 
 
 @pytest.fixture(scope="module")
@@ -102,14 +119,25 @@ def train(module_class, cfg, pairs, folder, *args) -> dict:
     return fit(module_class(cfg, *args), pairs, folder / "out", folder / "work", folder / "curves")
 
 
-@pytest.mark.parametrize("loss", ["miregnet", "midiceregnet"])
-def test_both_networks_train_and_load(pairs, tmp_path, loss):
-    result = train(AffineTraining, small("affinenet", loss=loss), pairs, tmp_path / "a")
+@pytest.mark.parametrize(("loss", "changes"), [
+    ("miregnet", {}), ("midiceregnet", {}), ("miregnet", {"similarity": "parzen"}), ("midiceregnet", {"similarity": "lncc"}),
+    ("miregnet", {"bound": "jsd"}), ("miregnet", {"bound": "dv_ema", "precision": "bf16-mixed"}),
+])
+def test_both_networks_train_and_load(pairs, tmp_path, loss, changes):
+    result = train(AffineTraining, small("affinenet", loss=loss, **changes), pairs, tmp_path / "a")
     assert 0 < result["val_dsc"] < 1 and result["skipped_steps"] == 0
     below = load_affinenet(tmp_path / "a/out"), load_statistic(tmp_path / "a/out")
-    train(DeformTraining, small("deformnet", loss=loss), pairs, tmp_path / "d", *below)
+    assert (below[1] is None) == ("similarity" in changes)
+    train(DeformTraining, small("deformnet", loss=loss, **changes), pairs, tmp_path / "d", *below)
     load_deformnet(tmp_path / "d/out")
-    curve = pd.read_csv(next((tmp_path / "d/curves").rglob("dsc.tsv")), sep="\t")
+    logged = {path.stem for path in (tmp_path / "d/curves").rglob("*.tsv")}
+    similarity = changes.get("similarity", "mine")
+    assert {similarity, "dice", "tv", "loss", "dsc", "tre_mm"} <= logged
+    if similarity == "mine":
+        assert {"t_joint", "t_marginal", "log_partition", "ess", "parzen"} <= logged
+    gradients = {name for name in logged if name.startswith("gradient")}
+    assert gradients == {f"gradient_{term}" for term in ({similarity, "tv"} | ({"dice"} if loss == "midiceregnet" else set()))}
+    curve = pd.read_csv(next((tmp_path / "d/curves").rglob("val/dsc.tsv")), sep="\t")
     assert len(curve) == 2  # one row for each of two epochs
     assert not any((tmp_path / "d/work").iterdir())  # checkpoints go when the training is complete
 
@@ -151,6 +179,12 @@ def test_steps_with_gradients_that_are_not_finite_are_skipped_and_counted(pairs,
     result = train(Broken, small("affinenet", epochs=1), pairs, tmp_path)
     assert result["skipped_steps"] == 1
     assert all(torch.isfinite(value).all() for value in load_affinenet(tmp_path / "out").state_dict().values())
+
+
+def test_training_ends_early_when_validation_no_longer_improves(pairs, tmp_path):
+    train(AffineTraining, small("affinenet", epochs=8, patience=1, learning_rate=0.0), pairs, tmp_path)
+    curve = pd.read_csv(next((tmp_path / "curves").rglob("val/dsc.tsv")), sep="\t")
+    assert len(curve) == 2  # the second validation was no better than the first
 
 
 def test_an_empty_split_is_named(pairs, tmp_path):

@@ -1,0 +1,68 @@
+"""What a training step measures: descriptors, and the three similarities at chosen voxels."""
+
+import pytest
+import torch
+
+from mine_reg.estimator import histogram_mutual_information
+from mine_reg.models import StatisticNet
+from mine_reg.similarity import Lncc, Mine, Parzen
+from mine_reg.spatial import grid_points, voxel_points
+
+SIZE = (12, 13, 14)
+
+
+def smooth_image(seed: int) -> torch.Tensor:
+    torch.manual_seed(seed)
+    return torch.nn.functional.interpolate(torch.rand(1, 1, 4, 4, 4), size=SIZE, mode="trilinear")
+
+
+def all_voxels() -> torch.Tensor:
+    return torch.arange(torch.Size(SIZE).numel())[None]
+
+
+def shifted(voxels: float):
+    return lambda points: points + torch.tensor([0.0, 0.0, voxels])
+
+
+def test_voxel_points_are_the_grid_points():
+    torch.testing.assert_close(voxel_points(all_voxels(), SIZE), grid_points(SIZE))
+
+
+@pytest.mark.parametrize("similarity", [Parzen(), Lncc()], ids=["parzen", "lncc"])
+def test_classical_similarities_fall_with_the_shift_and_pull_back(similarity):
+    image = smooth_image(0)
+    values = [-similarity(image, image, all_voxels(), shifted(step))[0].item() for step in (0.0, 1.0, 3.0)]
+    assert values[0] > values[1] > values[2]
+    step = torch.tensor(1.0, requires_grad=True)
+    loss, seen = similarity(image, image, all_voxels(), lambda x: x + step * torch.tensor([0.0, 0.0, 1.0]))
+    loss.backward()
+    assert step.grad > 0 and seen[similarity.name] == -loss
+
+
+def test_parzen_is_near_the_histogram():
+    fixed = smooth_image(1)
+    moving = (1 - fixed).square()
+    value = Parzen(32)(fixed, moving, all_voxels(), lambda x: x)[1]["parzen"].item()
+    assert value == pytest.approx(histogram_mutual_information(moving.numpy(), fixed.numpy(), 32), rel=0.25)
+
+
+def test_lncc_ignores_a_change_of_contrast():
+    fixed = smooth_image(2)
+    assert Lncc(5)(fixed, 0.3 + 0.5 * fixed, all_voxels(), lambda x: x)[1]["lncc"].item() == pytest.approx(1, abs=0.05)
+
+
+def test_only_chosen_voxels_count():
+    fixed, moving = smooth_image(3), smooth_image(3)
+    moving[..., 9:] = 0.0  # spoils one side
+    chosen = all_voxels()[:, (grid_points(SIZE)[0, :, 2] < 5)]
+    for similarity in (Parzen(), Lncc(3)):
+        spoilt, clean = (similarity(fixed, image, chosen, lambda x: x)[0] for image in (moving, smooth_image(3)))
+        torch.testing.assert_close(spoilt, clean)
+
+
+def test_mine_reports_what_the_estimate_rests_on():
+    torch.manual_seed(0)
+    loss, seen = Mine(StatisticNet(8))(smooth_image(0), smooth_image(0), all_voxels(), lambda x: x)
+    assert set(seen) == {"mine", "log_partition", "t_joint", "t_marginal", "ess"}
+    assert seen["mine"] == pytest.approx((seen["t_joint"] - seen["log_partition"]).item(), abs=1e-6) and 0 < seen["ess"] <= 1
+    assert loss.item() == pytest.approx((0.01 * seen["log_partition"] ** 2 - seen["mine"]).item(), abs=1e-6)
