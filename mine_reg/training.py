@@ -15,6 +15,7 @@ from dvclive.lightning import DVCLiveLogger
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torchmetrics import MeanMetric
 from tqdm import tqdm
 
 from mine_reg.losses import soft_dice, total_variation
@@ -116,6 +117,8 @@ class RegistrationTraining(L.LightningModule):
         super().__init__()
         self.network, self.cfg, self.similarity = network, cfg, make_similarity(cfg, statistic)
         self.parzen = Parzen()  # of the same voxels, to compare MINE with
+        # not Lightning's own means: with several processes and an uneven number of pairs these come out wrong
+        self.means = torch.nn.ModuleDict({name: MeanMetric() for name in (self.similarity.name, "dsc", "tre_mm")})
         self.skipped = 0
 
     def register(self, fixed: Tensor, moving: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -195,12 +198,17 @@ class RegistrationTraining(L.LightningModule):
         theta, dvf = self.register(batch["fixed"], batch["moving"])
         _, log = self.loss_terms(batch, theta, dvf, self.draw_voxels(batch, size.numel()))
         moved_mask = warp_mask(batch["moving_mask"], total_displacement(theta, dvf, size))
-        shown = {self.similarity.name: log[self.similarity.name],
-                 "dsc": soft_dice(moved_mask.flatten(1), batch["fixed_mask"].flatten(1))}
+        self.means[self.similarity.name].update(log[self.similarity.name])
+        self.means["dsc"].update(soft_dice(moved_mask.flatten(1), batch["fixed_mask"].flatten(1)))
         if "moving_points" in batch and "fixed_points" in batch:
             error = transform_points(batch["fixed_points"], size, theta, dvf) - batch["moving_points"]
-            shown["tre_mm"] = (error * torch.stack(batch["spacing_mm"], dim=-1)).norm(dim=-1).mean()
-        self._log("val", shown, 1, sync_dist=True)
+            self.means["tre_mm"].update((error * torch.stack(batch["spacing_mm"], dim=-1)).norm(dim=-1).mean())
+
+    def on_validation_epoch_end(self) -> None:
+        values = {name: mean.compute() for name, mean in self.means.items()}  # over all processes
+        self._log("val", {name: value for name, value in values.items() if not value.isnan()})  # nan: no pair has points
+        for mean in self.means.values():
+            mean.reset()
 
     def _log(self, part: str, values: dict, batch_size: int = 1, **how) -> None:
         self.log_dict({f"{part}_{name}": value for name, value in values.items()}, batch_size=batch_size, **how)
@@ -342,6 +350,8 @@ def fit(module: RegistrationTraining, pairs: Path, out: Path, work: Path, curves
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # hardware and advertisements at every start
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty|.*does not have many workers|.*in eval mode")
     warnings.filterwarnings("ignore", message=".*LeafSpec.*|Starting from v1.9.0")  # Lightning's own use of torch
+    warnings.filterwarnings("ignore", message="The ``compute`` method of metric MeanMetric was called before")  # pairs without points
+    warnings.filterwarnings("ignore", message="It is recommended to use .*sync_dist=True")  # training means are of the first process
     work = work / _fingerprint(module, pairs)
     last = work / "last.ckpt"
     # saved after the epoch, not after its validation: Lightning would resume the latter in the middle of the epoch
