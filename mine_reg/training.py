@@ -133,7 +133,7 @@ class RegistrationTraining(L.LightningModule):
         log["loss"] = loss.detach()
         self._log("train", log, len(batch["fixed"]), on_step=False, on_epoch=True)
         if self.global_step % self.cfg.diagnose_every == 0:
-            self._log("train_gradient", self.gradient_norms(terms), on_step=True, on_epoch=False)
+            self._log("train_gradient", self.gradient_norms(terms), on_step=False, on_epoch=True)
         return loss
 
     def loss_terms(self, batch: dict, theta: Tensor, dvf: Tensor | None, chosen: Tensor) -> tuple[dict, dict]:
