@@ -26,6 +26,7 @@ class StatisticNet(nn.Module):
 
     def __init__(self, width: int = 32, inputs: int = 1):
         super().__init__()
+        self.inputs = inputs
         self.entrance_moving, self.entrance_fixed = (
             nn.Sequential(nn.Linear(inputs, width), nn.LeakyReLU(SLOPE), nn.Linear(width, width)) for _ in range(2)
         )

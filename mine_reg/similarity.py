@@ -6,30 +6,40 @@ is higher for better registrations, with gradients into the transform.
 
 from collections.abc import Callable
 
+import torch
 from monai.losses import GlobalMutualInformationLoss, LocalNormalizedCrossCorrelationLoss
 from torch import Tensor, nn
 
 from mine_reg.losses import MineLoss, donsker_varadhan, effective_sample_size, scores
-from mine_reg.models import StatisticNet
+from mine_reg.models import StatisticNet, local_contrast
 from mine_reg.spatial import grid_points, sample_at, voxel_points
+
+DESCRIPTORS = {"intensity": 1, "local_contrast": 2}  # channels of T's entrances
+
+_CONTRAST_SCALE = 0.3  # local contrast has a standard deviation of about 1, intensities of about 0.3
 
 Transform = Callable[[Tensor], Tensor]  # fixed to moving points (B, N, 3) in voxels
 
 
 def _at_voxels(fixed: Tensor, moving: Tensor, chosen: Tensor, transform: Transform) -> tuple[Tensor, Tensor]:
-    """M(phi) and F at voxels ``chosen``, each (B, N, 1)."""
+    """M(phi) and F, both (B, C, D, H, W), at voxels ``chosen`` (B, N): each (B, N, C)."""
     moved = sample_at(moving, transform(voxel_points(chosen, fixed.shape[2:])))
-    return moved, fixed.flatten(1).gather(1, chosen)[..., None]
+    return moved, fixed.flatten(2).gather(2, chosen[:, None].expand(-1, fixed.shape[1], -1)).transpose(1, 2)
 
 
 class Mine(nn.Module):
-    """MINE (eq. 4) with the network ``statistic``; see `MineLoss` for the bounds."""
+    """MINE (eq. 4) with the network ``statistic``; see `MineLoss` for the bounds.
+
+    descriptor : what T sees of a voxel: its ``intensity``, as in the paper, or the intensity and the ``local_contrast`` of its
+        surroundings. The latter has a receptive field, but as it is computed before the voxels are shuffled, T cannot tell
+        the shuffled image by its texture
+    """
 
     name = "mine"
 
-    def __init__(self, statistic: StatisticNet, bound: str = "dv", centring: float = 0.01):
+    def __init__(self, statistic: StatisticNet, descriptor: str = "intensity", bound: str = "dv", centring: float = 0.01):
         super().__init__()
-        self.statistic, self.bound = statistic, MineLoss(bound, centring)
+        self.statistic, self.descriptor, self.bound = statistic, descriptor, MineLoss(bound, centring)
 
     def forward(self, fixed: Tensor, moving: Tensor, chosen: Tensor, transform: Transform) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss, and diagnostics of the estimate, for images (B, 1, D, H, W) at voxels ``chosen`` (B, N) of the fixed grid.
@@ -37,6 +47,8 @@ class Mine(nn.Module):
         ``mine`` is the estimate in nats (eq. 4, whatever the bound), ``log_partition`` log E[e^T] (0 when T is centred),
         ``t_joint`` and ``t_marginal`` the mean scores, ``ess`` the effective sample size as a share of N.
         """
+        if self.descriptor == "local_contrast":
+            fixed, moving = (torch.cat([image, _CONTRAST_SCALE * local_contrast(image)], dim=1) for image in (fixed, moving))
         joint, marginal = scores(self.statistic, *_at_voxels(fixed, moving, chosen, transform))
         information = donsker_varadhan(joint.detach(), marginal.detach())
         seen = {"mine": information.estimate, "log_partition": information.log_partition, "t_joint": joint.detach().float(),

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from mine_reg.losses import soft_dice, total_variation
 from mine_reg.models import AffineNet, DeformNet, StatisticNet
 from mine_reg.preprocess import load_pair, read_pairs
-from mine_reg.similarity import Lncc, Mine, Parzen
+from mine_reg.similarity import DESCRIPTORS, Lncc, Mine, Parzen
 from mine_reg.spatial import (
     compose_affine,
     sample_at,
@@ -93,10 +93,17 @@ def random_affine(count: int, degrees: float, translation: float, scale: float, 
 def make_similarity(cfg: SimpleNamespace, statistic: StatisticNet | None = None) -> torch.nn.Module:
     """The similarity that ``cfg.similarity`` names, with T from an earlier stage (``statistic``) or a new one.
 
-    Raises ValueError for an unknown name.
+    Raises ValueError for an unknown name of similarity or descriptor, and for a T made for another descriptor.
     """
+    if cfg.descriptor not in DESCRIPTORS:
+        raise ValueError(f"unknown descriptor {cfg.descriptor!r}; choose from {', '.join(DESCRIPTORS)}")
     if cfg.similarity == "mine":
-        return Mine(statistic or StatisticNet(cfg.statistic_width), cfg.bound, cfg.centring)
+        channels = DESCRIPTORS[cfg.descriptor]
+        statistic = statistic or StatisticNet(cfg.statistic_width, channels)
+        if statistic.inputs != channels:
+            raise ValueError(f"AffineNet's T sees {statistic.inputs} channel(s), descriptor {cfg.descriptor!r} has {channels}; "
+                             "train both networks with the same descriptor")
+        return Mine(statistic, cfg.descriptor, cfg.bound, cfg.centring)
     if cfg.similarity == "parzen":
         return Parzen()
     if cfg.similarity == "lncc":
@@ -375,6 +382,7 @@ def fit(module: RegistrationTraining, pairs: Path, out: Path, work: Path, curves
         data.first_epoch = state["epoch"] + 1
     if trainer.is_global_zero:
         if resumed:
+            (work / "curves/metrics.json").unlink(missing_ok=True)  # a summary, perhaps half-written; DVCLive would read it
             _drop_rows_after(work / "curves", state["global_step"])
         else:
             shutil.rmtree(work, ignore_errors=True)

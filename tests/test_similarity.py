@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mine_reg.estimator import histogram_mutual_information
-from mine_reg.models import StatisticNet
+from mine_reg.models import StatisticNet, local_contrast
 from mine_reg.similarity import Lncc, Mine, Parzen
 from mine_reg.spatial import grid_points, voxel_points
 
@@ -58,6 +58,27 @@ def test_only_chosen_voxels_count():
     for similarity in (Parzen(), Lncc(3)):
         spoilt, clean = (similarity(fixed, image, chosen, lambda x: x)[0] for image in (moving, smooth_image(3)))
         torch.testing.assert_close(spoilt, clean)
+
+
+def test_local_contrast_is_sampled_like_the_image():
+    """T that answers with the contrast of the moved voxel alone: shifting image and transform against each other changes nothing."""
+    torch.manual_seed(0)
+    image = torch.rand(1, 1, 20, 20, 30)
+    chosen = torch.tensor([[7 * 600 + 9 * 30 + 12, 9 * 600 + 9 * 30 + 14]])
+    seen = []
+
+    class Listening(StatisticNet):
+        def forward(self, moving, fixed, order):
+            seen.append(moving)
+            return super().forward(moving, fixed, order)
+
+    mine = Mine(Listening(8, 2), "local_contrast")
+    mine(image, image, chosen, lambda x: x)
+    mine(image, image.roll(3, dims=4), chosen, shifted(3.0))
+    assert seen[0].shape == (1, 2, 2)
+    torch.testing.assert_close(*seen, rtol=1e-3, atol=1e-4)
+    expected = torch.stack([image.flatten()[chosen[0]], 0.3 * local_contrast(image).flatten()[chosen[0]]], dim=-1)[None]
+    torch.testing.assert_close(seen[0], expected, rtol=1e-3, atol=1e-4)
 
 
 def test_mine_reports_what_the_estimate_rests_on():

@@ -10,7 +10,7 @@ import torch
 
 from mine_reg.data import make_phantom_pairs
 from mine_reg.manifest import read_manifest
-from mine_reg.models import AffineNet
+from mine_reg.models import AffineNet, StatisticNet
 from mine_reg.preprocess import preprocess
 from mine_reg.spatial import affine_points, compose_affine, grid_points
 from mine_reg.study import settings
@@ -93,11 +93,17 @@ def test_the_loss_of_a_pair_is_that_of_its_voxels():
 
 @pytest.mark.parametrize(("change", "message"), [
     ({"similarity": "ssd"}, "unknown similarity 'ssd'; choose from mine, parzen, lncc"),
+    ({"descriptor": "sift"}, "unknown descriptor 'sift'; choose from intensity, local_contrast"),
     ({"bound": "nwj"}, "unknown bound 'nwj'"),
 ])
 def test_an_unknown_name_is_answered_with_those_known(change, message):
     with pytest.raises(ValueError, match=message):
         AffineTraining(small("affinenet", **change))
+
+
+def test_a_statistic_net_of_another_descriptor_is_refused():
+    with pytest.raises(ValueError, match="AffineNet's T sees 1 channel.*train both networks with the same descriptor"):
+        DeformTraining(small("deformnet", descriptor="local_contrast"), AffineNet((4, 8)), StatisticNet(8, 1))
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +127,7 @@ def train(module_class, cfg, pairs, folder, *args) -> dict:
 
 @pytest.mark.parametrize(("loss", "changes"), [
     ("miregnet", {}), ("midiceregnet", {}), ("miregnet", {"similarity": "parzen"}), ("midiceregnet", {"similarity": "lncc"}),
-    ("miregnet", {"bound": "jsd"}), ("miregnet", {"bound": "dv_ema", "precision": "bf16-mixed"}),
+    ("miregnet", {"bound": "jsd", "descriptor": "intensity"}), ("miregnet", {"bound": "dv_ema", "precision": "bf16-mixed"}),
 ])
 def test_both_networks_train_and_load(pairs, tmp_path, loss, changes):
     result = train(AffineTraining, small("affinenet", loss=loss, **changes), pairs, tmp_path / "a")
