@@ -17,6 +17,7 @@ METHODS = {
     "inter_observer": "Inter Observer",
     "ants_affine": "ANTs, affine part",
     "ants": "ANTs",
+    "convexadam": "convexAdam",
     "miregnet": "MIRegNet",
     "midiceregnet": "MIDiceRegNet",
 }
@@ -160,6 +161,35 @@ def write_table1(table: pd.DataFrame, text: str, folder: Path) -> None:
     (folder / "table1.tex").write_text(latex(table, text) + "\n", encoding="utf-8")
 
 
+def extended_table(metrics: pd.DataFrame, runtime: pd.DataFrame) -> pd.DataFrame:
+    """Every method of the run, also those that the paper does not have, as printed cells: mean ± SD, and the p-values of paired
+    t-tests against ANTs in DSC and TRE (empty without ANTs)."""
+    columns = {metric: metrics.groupby("method")[metric] for metric in METRICS}
+    columns[SECONDS] = runtime.groupby("method")[SECONDS]
+    methods = [method for method in METHODS if method in set(metrics["method"])]
+    cells = {}
+    for metric, groups in columns.items():
+        mean, sd = groups.mean(), groups.std()
+        cells[LABELS[metric]] = [
+            "–" if np.isnan(mean.get(m, np.nan)) else _number(mean[m], metric)
+            + ("" if metric == SECONDS or np.isnan(sd[m]) else f" ± {_number(sd[m], metric)}") for m in methods
+        ]
+    for metric in ("dsc", "tre_mm"):
+        wide = metrics.pivot(index="pair_id", columns="method", values=metric)
+        cells[f"p, {LABELS[metric].split('/')[0]} against ANTs"] = [_p_against(wide, method, "ants") for method in methods]
+    return pd.DataFrame(cells, index=pd.Index([METHODS[m] for m in methods], name="Method"))
+
+
+def _p_against(wide: pd.DataFrame, method: str, other: str) -> str:
+    if method in (other, "none", "inter_observer") or other not in wide or method not in wide:
+        return ""
+    both = wide[[method, other]].dropna()
+    p = _paired(both[method].to_numpy(), both[other].to_numpy(), 0.05)["p"]
+    if np.isnan(p):
+        return ""
+    return f"{p:.2g}"
+
+
 def findings(table: pd.DataFrame, tests: pd.DataFrame) -> list[str]:
     """What the numbers say, one sentence each: who is ahead by which metric, where TRE contradicts DSC, the paper."""
     mean = table.pivot(index="method", columns="metric", values="mean")
@@ -180,6 +210,9 @@ def findings(table: pd.DataFrame, tests: pd.DataFrame) -> list[str]:
             for metric in ("dsc", "tre_mm")
         )
         said.append(f"What SyN adds to ANTs' affine part: {gain}.")
+    if "convexadam" in mean.index:
+        values = ", ".join(f"{LABELS[metric]} {_number(mean.loc['convexadam', metric], metric)}" for metric in ("dsc", "asd_mm", "tre_mm"))
+        said.append(f"convexAdam after ANTs' affine part, an opponent that the paper does not have: {values}.")
     return said + _against_paper(mean.loc[present], table)
 
 

@@ -42,11 +42,20 @@ class PairDataset(Dataset):
     """Preprocessed pairs of one split as dictionaries of tensors (C, D, H, W); kept in memory when asked to.
 
     names : attributes of ``preprocess.Pair`` to deliver; those that a pair does not have are left out
+    subjects : pairs of so many subjects only, drawn with ``seed``; None: of all
+
+    Raises ValueError when the split is empty or has fewer subjects.
     """
 
-    def __init__(self, folder: Path, split: str, names: tuple[str, ...], in_memory: bool):
+    def __init__(self, folder: Path, split: str, names: tuple[str, ...], in_memory: bool, subjects: int | None = None, seed: int = 0):
         self.folder, self.names = folder, names
-        self.pair_ids = read_pairs(folder, split)["pair_id"].tolist()
+        pairs = read_pairs(folder, split)
+        if subjects is not None:
+            known = pairs["subject_id"].drop_duplicates()
+            if not 1 <= subjects <= len(known):
+                raise ValueError(f"training_subjects is {subjects}, but split {split!r} has {len(known)} subjects")
+            pairs = pairs[pairs["subject_id"].isin(known.sample(subjects, random_state=seed))]
+        self.pair_ids = pairs["pair_id"].tolist()
         self.kept = [self._load(pair_id) for pair_id in self.pair_ids] if in_memory else None
 
     def __len__(self) -> int:
@@ -297,11 +306,10 @@ class PairData(L.LightningDataModule):
     def __init__(self, cfg: SimpleNamespace, pairs: Path):
         super().__init__()
         self.cfg, self.first_epoch = cfg, 0
-        self.data = {split: PairDataset(pairs, split, names, cfg.in_memory)
-                     for split, names in {"train": VOLUMES, "validation": VOLUMES + POINTS}.items()}
-        for split, data in self.data.items():
-            if not len(data):
-                raise ValueError(f"{pairs / 'pairs.csv'} has no pair in split {split!r}; give it at least one")
+        self.data = {
+            "train": PairDataset(pairs, "train", VOLUMES, cfg.in_memory, cfg.training_subjects, cfg.seed),
+            "validation": PairDataset(pairs, "validation", VOLUMES + POINTS, cfg.in_memory),
+        }
 
     def train_dataloader(self) -> DataLoader:
         sampler = DistributedSampler(self.data["train"], self.trainer.world_size, self.trainer.global_rank, seed=self.cfg.seed)
@@ -327,7 +335,7 @@ class Progress(Callback):
     def on_train_batch_end(self, _trainer: L.Trainer, *_args) -> None:
         self.bar.update()
 
-    def on_validation_epoch_end(self, trainer: L.Trainer, _module: L.LightningModule) -> None:
+    def on_validation_end(self, trainer: L.Trainer, _module: L.LightningModule) -> None:
         if trainer.is_global_zero:
             values = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith(("train_", "val_"))}
             tqdm.write(f"step {trainer.global_step:5d}  " + "  ".join(f"{name} {value:.4f}" for name, value in values.items()))

@@ -15,6 +15,7 @@ from mine_reg.statistics import (
     METHODS,
     ROWS,
     caption,
+    extended_table,
     findings,
     holm,
     latex,
@@ -30,6 +31,7 @@ MEANS = {  # DSC and TRE disagree about MIDiceRegNet and ANTs
     "inter_observer": {"dsc": 0.99, "tre_mm": math.nan},
     "ants_affine": {"dsc": 0.93, "tre_mm": 3.0},
     "ants": {"dsc": 0.95, "tre_mm": 1.8},
+    "convexadam": {"dsc": 0.96, "tre_mm": 1.4},
     "miregnet": {"dsc": 0.96, "tre_mm": 1.5},
     "midiceregnet": {"dsc": 0.97, "tre_mm": 2.2},
 }
@@ -206,3 +208,16 @@ def test_findings_are_computed(metrics, runtime):
     metrics["dsc"] = 1.9 - metrics["dsc"]
     tests = paired_tests(metrics)
     assert "as in the paper" not in [s for s in findings(table1(metrics, runtime, tests), tests) if "by DSC" in s][-1]
+
+
+def test_the_extended_table_has_every_method_and_tests_against_ants(metrics, runtime):
+    table = extended_table(metrics, runtime)
+    assert list(table.index) == [METHODS[m] for m in METHODS if m in MEANS]
+    dsc = values(metrics, "miregnet", "dsc")
+    assert table.loc["MIRegNet", "DSC"] == f"{dsc.mean():.3f} ± {dsc.std(ddof=1):.3f}"
+    assert table.loc["Inter Observer", "TRE/mm"] == "–" and table.loc["ANTs", "Runtime/s"] == "3"
+    expected = stats.ttest_rel(values(metrics, "miregnet", "tre_mm"), values(metrics, "ants", "tre_mm")).pvalue
+    assert float(table.loc["MIRegNet", "p, TRE against ANTs"]) == pytest.approx(expected, rel=0.05)
+    assert (table.loc[["None", "Inter Observer", "ANTs"], "p, TRE against ANTs"] == "").all()
+    without = extended_table(metrics[metrics["method"] != "ants"], runtime)
+    assert (without["p, DSC against ANTs"] == "").all()

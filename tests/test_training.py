@@ -18,6 +18,7 @@ from mine_reg.training import (
     DISTANCE,
     AffineTraining,
     DeformTraining,
+    PairDataset,
     augment,
     fit,
     random_affine,
@@ -191,6 +192,13 @@ def test_training_ends_early_when_validation_no_longer_improves(pairs, tmp_path)
     train(AffineTraining, small("affinenet", epochs=8, patience=1, learning_rate=0.0), pairs, tmp_path)
     curve = pd.read_csv(next((tmp_path / "curves").rglob("val/dsc.tsv")), sep="\t")
     assert len(curve) == 2  # the second validation was no better than the first
+
+
+def test_training_may_be_limited_to_some_subjects(pairs):
+    chosen = PairDataset(pairs, "train", ("fixed",), False, subjects=2, seed=1).pair_ids
+    assert len(chosen) == 2 and chosen == PairDataset(pairs, "train", ("fixed",), False, subjects=2, seed=1).pair_ids
+    with pytest.raises(ValueError, match="training_subjects is 9, but split 'train' has 3 subjects"):
+        PairDataset(pairs, "train", ("fixed",), False, subjects=9)
 
 
 def test_an_empty_split_is_named(pairs, tmp_path):
