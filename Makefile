@@ -9,10 +9,10 @@ export MALLOC_MMAP_MAX_ := 0
 export MALLOC_TRIM_THRESHOLD_ := 10000000000
 
 .DEFAULT_GOAL := help
-.PHONY: help repro test lab smoke verify lock clean
+.PHONY: help repro ablation sweep table2 test lab smoke verify lock clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9 ]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' Makefile
 
 # In a fresh clone results/ and dvc.lock are there but data/ is not. Plain `dvc repro` would then skip every stage whose
 # inputs come out the same as in dvc.lock, and show the committed results instead of computing them; so the first run is
@@ -20,6 +20,13 @@ help: ## list the targets
 repro: $(READY) ## run the study: Table 1, the figures and the executed notebooks in results/
 	@if [ -d data/raw ]; then dvc repro; else dvc repro --force; fi
 	@echo; cat results/table1.md
+
+ablation: ## what each choice brings (hours on two cores: see README)
+sweep: ## weights of the loss on 12 training subjects
+table2: ## MINE against other similarities
+ablation sweep table2: $(READY)
+	@test -d data/models || { echo "They stand on the study's data and networks: run \`make repro\` first" >&2; exit 1; }
+	dvc repro experiments/dvc.yaml:$@
 
 test: $(READY) ## run every test, among them the whole study in the smoke profile
 	python -m pytest

@@ -200,11 +200,11 @@ class RegistrationTraining(L.LightningModule):
     def draw_voxels(self, batch: dict, samples: int) -> Tensor:
         """Flat indices (B, n) of random voxels of each fixed grid, none of them twice, n at most ``samples``.
 
-        With ``region_mm`` they lie at most so far from the lungs that a threshold finds in the fixed image: the lungs, the
+        They lie at most ``region_mm`` from the lungs that a threshold finds in the fixed image: the lungs, the
         diaphragm and the wall next to them, but not the trunk and table, which do not breathe and outnumber them.
         """
         distance = batch[DISTANCE].flatten(1)
-        inside = torch.ones_like(distance, dtype=torch.bool) if self.cfg.region_mm is None else distance <= self.cfg.region_mm
+        inside = distance <= self.cfg.region_mm
         count = min(samples, int(inside.sum(dim=1).min()))
         indices = (torch.nonzero(row)[:, 0] for row in inside)
         return torch.stack([index[torch.randperm(len(index), device=index.device)[:count]] for index in indices])

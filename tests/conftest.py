@@ -24,7 +24,7 @@ class StudyCopy:
         self.folder = folder
         for name in ("mine_reg", "notebooks", "data_manifests"):
             shutil.copytree(REPOSITORY / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_*"))
-        for name in ("dvc.yaml", "params.yaml", ".dvcignore", ".dvc/config"):
+        for name in ("dvc.yaml", "experiments/dvc.yaml", "params.yaml", ".dvcignore", ".dvc/config"):
             (folder / name).parent.mkdir(exist_ok=True)
             shutil.copy(REPOSITORY / name, folder / name)
         (folder / ".dvc/config.local").write_text("[core]\n    no_scm = true\n")

@@ -8,7 +8,7 @@ import pytest
 
 NOTEBOOKS = sorted((Path(__file__).resolve().parents[1] / "notebooks").glob("*.ipynb"))
 STEPS = ["data", "preprocess", "mutual_information", "train_affinenet", "train_deformnet", "ants", "evaluate", "statistics",
-         "figures"]
+         "figures", "ablation", "sweep", "similarities"]
 
 
 def test_all_steps_are_there_in_reading_order():

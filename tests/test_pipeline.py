@@ -15,7 +15,7 @@ ONLY_SHOWS = {stage: {"figures", "plots"} for stage in ("train_affinenet", "trai
 ONLY_SHOWS["data"] = {"metrics", "plots"}
 WITHOUT_EFFECT = {"workers"}  # on results, only on time
 NOT_USED = {"data": {"preprocess.window_hu", "preprocess.start"}}  # it reads the grid of that section
-METHODS = ["none", "inter_observer", "ants", "miregnet", "midiceregnet"]
+METHODS = ["none", "inter_observer", "ants", "convexadam", "miregnet", "midiceregnet"]
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +27,17 @@ def stages(repository) -> dict:
 def notebook_stages(stages) -> dict:
     """Stage name -> stem of its notebook."""
     return {name: re.search(r"\.build/(\w+)\.ipynb", stage["cmd"])[1] for name, stage in stages.items() if name != "strip"}
+
+
+def imports_of(repository, *notebooks: str) -> set[str]:
+    """The modules of mine_reg that notebooks import, directly or not, without those that only show the reader something."""
+    todo, closure = set(), set()
+    for notebook in notebooks:
+        todo |= imported(code(repository / f"notebooks/{notebook}.ipynb")) - {"figures", "plots"}
+    while todo:
+        closure.add(module := todo.pop())
+        todo |= imported((repository / f"mine_reg/{module}.py").read_text(encoding="utf-8")) - closure
+    return closure
 
 
 def imported(source: str) -> set[str]:
@@ -58,7 +69,7 @@ def test_stages_depend_on_the_modules_they_import(repository, stages, notebook_s
 
 
 def test_stages_depend_on_their_stripped_notebook_alone(repository, stages, notebook_stages):
-    notebooks = sorted(path.stem for path in (repository / "notebooks").glob("*.ipynb"))
+    notebooks = sorted(path.stem for path in (repository / "notebooks").glob("0*.ipynb"))
     assert stages["strip"]["deps"] == [f"notebooks/{name}.ipynb" for name in notebooks]
     assert stages["strip"]["outs"] == [f".build/{name}.ipynb" for name in notebooks]
     assert sorted(notebook_stages.values()) == notebooks
@@ -83,11 +94,26 @@ def test_stages_depend_on_the_numbers_they_read(repository, stages, notebook_sta
             assert section in listed or read <= listed, f"{stage} reads {sorted(read - listed)}"
 
 
+def test_experiments_depend_on_their_modules_and_on_the_training_notebooks(repository):
+    stages = YAML(typ="safe").load(repository / "experiments/dvc.yaml")["stages"]
+    notebooks = sorted(path.stem for path in (repository / "notebooks").glob("1*.ipynb"))
+    assert stages.pop("strip_experiments")["outs"] == [f".build/{name}.ipynb" for name in notebooks]
+    assert len(stages) == len(notebooks)
+    for stage, contents in stages.items():
+        used = [re.search(r"\.build/(\w+)\.ipynb", d)[1] for d in contents["deps"] if d.endswith(".ipynb")]
+        assert any(used[0] == name and name in contents["cmd"] for name in notebooks) and "05_train_deformnet" in used
+        listed = {d.removeprefix("mine_reg/").removesuffix(".py") for d in contents["deps"] if d.startswith("mine_reg/")}
+        assert listed == imports_of(repository, *used), stage
+        networks = {"deformnet"} | ({"affinenet"} if "04_train_affinenet" in used else set())
+        for section in (stage, *networks):
+            assert {section, f"profiles.${{profile}}.{section}"} <= set(contents["params"]), stage
+
+
 def test_running_and_saving_a_notebook_by_hand_changes_nothing(make_study_copy):
     study = make_study_copy(profile="smoke")
     study.run("dvc", "repro", "strip")
     before = {path.name: path.read_bytes() for path in (study.folder / ".build").glob("*.ipynb")}
-    for path in (study.folder / "notebooks").glob("*.ipynb"):
+    for path in (study.folder / "notebooks").glob("0*.ipynb"):
         notebook = nbformat.read(path, as_version=4)
         for count, cell in enumerate((c for c in notebook.cells if c.cell_type == "code"), 1):
             cell.execution_count = count
@@ -114,7 +140,7 @@ def smoke(make_study_copy):
 @pytest.mark.pipeline
 def test_smoke_run_fills_table_1(smoke):
     metrics = pd.read_csv(smoke.folder / "results/metrics.csv")
-    assert metrics.groupby("method").pair_id.nunique().reindex(METHODS).tolist() == [2] * 5
+    assert metrics.groupby("method").pair_id.nunique().reindex(METHODS).tolist() == [2] * len(METHODS)
     measured = metrics[metrics.method != "inter_observer"]
     assert np.isfinite(metrics[["dsc", "asd_mm", "hd_mm", "hd95_mm"]]).all(axis=None)
     assert np.isfinite(measured[["tre_mm", "folding_percent", "sd_log_jacobian"]]).all(axis=None)
@@ -133,11 +159,23 @@ def test_smoke_run_keeps_figures_and_executed_notebooks(smoke, stages):
     assert {"results/figures/figure1.png", "results/figures/figure2.pdf", "results/figures/figure3.png"} <= set(figures)
     assert all((smoke.folder / figure).stat().st_size > 1000 for figure in figures)
     executed = sorted((smoke.folder / "results/notebooks").glob("*.ipynb"))
-    assert len(executed) == 11  # nine notebooks, two of them for each loss
+    assert len([path for path in executed if path.name.startswith("0")]) == 11  # nine notebooks, two of them for each loss
     for path in executed:
         cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code" and cell.source]
         assert all(cell.execution_count for cell in cells) and any(cell.outputs for cell in cells), path.name
         assert path.stat().st_size < 3e6, f"{path.name} is too large to keep in git"
+
+
+@pytest.mark.pipeline
+def test_experiments_run_on_top_of_the_study(smoke):
+    smoke.run("dvc", "repro", "experiments/dvc.yaml")
+    results = smoke.folder / "results"
+    assert len(pd.read_csv(results / "ablation.csv")) == 4 and len(pd.read_csv(results / "sweep.csv")) == 4
+    table = pd.read_csv(results / "table2.csv")
+    assert len(table) == 4 and (table["seeds"] == 2).all() and (table["seconds_per_step"] > 0).all()
+    for name in ("figures/ablation.png", "figures/sweep.png", "table2.md"):
+        assert (results / name).stat().st_size > 100
+    assert "Data and pipelines are up to date." in smoke.run("dvc", "repro", "experiments/dvc.yaml").stdout
 
 
 @pytest.mark.pipeline

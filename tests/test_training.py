@@ -1,5 +1,6 @@
 """Training: augmentation, composition of affine maps, learning on tiny pairs, restart, refusal of data that cannot train."""
 
+import math
 import shutil
 from types import SimpleNamespace
 
@@ -62,7 +63,7 @@ def test_what_is_shifted_in_is_far_from_the_lungs():
     assert 0 < (moved["fixed"] == 0).sum() == (moved[DISTANCE] == 255).sum()
 
 
-@pytest.mark.parametrize("region_mm", [None, 10.0])
+@pytest.mark.parametrize("region_mm", [math.inf, 10.0])
 def test_voxels_are_drawn_once_each_and_near_the_lungs(region_mm):
     torch.manual_seed(0)
     module = AffineTraining(small("affinenet", region_mm=region_mm))
@@ -70,8 +71,8 @@ def test_voxels_are_drawn_once_each_and_near_the_lungs(region_mm):
     chosen = module.draw_voxels({DISTANCE: distance}, 40)
     assert chosen.shape == (2, 40) and all(len(row.unique()) == 40 for row in chosen)
     drawn = distance.flatten(1).gather(1, chosen)
-    assert (drawn.max() <= 10) == (region_mm is not None)
-    assert module.draw_voxels({DISTANCE: distance}, 10**6).shape[1] == (210 if region_mm is None else (distance.flatten(1) <= 10).sum(1).min())
+    assert (drawn.max() <= 10) == (region_mm == 10)
+    assert module.draw_voxels({DISTANCE: distance}, 10**6).shape[1] == (210 if region_mm == math.inf else (distance.flatten(1) <= 10).sum(1).min())
 
 
 def test_the_loss_of_a_pair_is_that_of_its_voxels():
