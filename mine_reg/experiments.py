@@ -193,5 +193,5 @@ def _call(name, function, *arguments):
     torch.set_num_threads(1)
     try:
         return name, function(*arguments), None
-    except Exception as error:  # one failed experiment must not stop the others
+    except Exception as error:  # noqa: BLE001 - one failed experiment must not stop the others
         return name, None, f"{type(error).__name__}: {error}"
