@@ -270,7 +270,7 @@ def _training(
 
 def _statistic(page: Axes, statistic: StatisticNet, rows: dict[str, float]) -> None:
     """T: an entrance per image, concatenated feature maps, a score per voxel; for joint and shuffled pairs."""
-    voxels = torch.zeros(1, 8, 1)
+    voxels = torch.zeros(1, 8, statistic.inputs)
     layers = trace(statistic, voxels, voxels, torch.arange(8))
     part = {
         name: [layer for layer in layers if layer.name.startswith(name)]

@@ -116,7 +116,7 @@ def written(axes) -> set[str]:
 @pytest.mark.parametrize("channels", [(5, 7), (5, 7, 9, 11, 13)])
 def test_figure1_shows_the_networks_it_is_given(images, masks, views, channels, first_stride):
     weights = {"lambda": 1.0, "lambda_dice": 0.5, "mu": 0.01}
-    networks = AffineNet((6, 10, 14)), DeformNet(channels, first_stride), StatisticNet(17)
+    networks = AffineNet((6, 10, 14)), DeformNet(channels, first_stride), StatisticNet(17, inputs=2)
     figure = figure1(*networks, images, torch.randn(3, *SIZE), masks, views[0], weights)
     assert {
         "6",
