@@ -21,9 +21,9 @@ repro: $(READY) ## run the study: Table 1, the figures and the executed notebook
 	@if [ -d data/raw ]; then dvc repro; else dvc repro --force; fi
 	@echo; cat results/table1.md
 
-ablation: ## what each choice brings (hours on two cores: see README)
-sweep: ## weights of the loss on 12 training subjects
-table2: ## MINE against other similarities
+ablation: ## what each choice brings, on the validation pairs (notebook 10)
+sweep: ## weights of the loss on 12 training subjects (notebook 11)
+table2: ## MINE against other similarities (notebook 12)
 ablation sweep table2: $(READY)
 	@test -d data/models || { echo "They stand on the study's data and networks: run \`make repro\` first" >&2; exit 1; }
 	dvc repro experiments/dvc.yaml:$@
