@@ -10,6 +10,10 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
+from mine_reg.data import make_phantom_pairs
+from mine_reg.manifest import read_manifest
+from mine_reg.preprocess import preprocess
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
@@ -74,3 +78,18 @@ def repository() -> Path:
 def make_study_copy(tmp_path_factory):
     """A function of params (see StudyCopy) that returns a new copy of the study."""
     return lambda **params: StudyCopy(tmp_path_factory.mktemp("study"), {k.replace("__", "."): v for k, v in params.items()})
+
+
+@pytest.fixture(scope="session")
+def make_small_pairs(tmp_path_factory):
+    """A function of the numbers of training and validation pairs that returns a folder of preprocessed phantoms, 24 voxels wide."""
+
+    def make(train: int, validation: int) -> Path:
+        folder, size, spacing_mm = tmp_path_factory.mktemp("pairs"), (24, 24, 24), 13.0
+        split = {"train": train, "validation": validation, "test": 1}
+        make_phantom_pairs(folder / "raw", pairs=sum(split.values()), size=size, spacing_mm=spacing_mm, seed=3, workers=1)
+        preprocess(read_manifest(folder / "raw/manifest.csv"), folder / "pairs", size=size, spacing_mm=spacing_mm,
+                   window_hu=(-1000, 500), start="scanner", split=split, seed=0, workers=1)
+        return folder / "pairs"
+
+    return make

@@ -11,23 +11,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mine_reg.data import make_phantom_pairs
 from mine_reg.experiments import Experiment, known_to, run_experiments, seconds_per_step
-from mine_reg.manifest import read_manifest
 from mine_reg.metrics import METRICS
-from mine_reg.preprocess import preprocess
 from mine_reg.similarities import table2, verdict
 
 SMALL = {"epochs": 1, "validate_every": 1, "channels": [4, 8], "samples": 2048}
 
 
 @pytest.fixture(scope="module")
-def pairs(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pairs")
-    make_phantom_pairs(folder / "raw", pairs=5, size=(24, 24, 24), spacing_mm=13.0, seed=3, workers=1)
-    preprocess(read_manifest(folder / "raw/manifest.csv"), folder / "pairs", size=(24, 24, 24), spacing_mm=13.0,
-               window_hu=(-1000, 500), start="scanner", split={"train": 2, "validation": 2, "test": 1}, seed=0, workers=1)
-    return folder / "pairs"
+def pairs(make_small_pairs):
+    return make_small_pairs(train=2, validation=2)
 
 
 def run(experiments, pairs, work, **how):

@@ -9,10 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from mine_reg.data import make_phantom_pairs
-from mine_reg.manifest import read_manifest
 from mine_reg.models import AffineNet, StatisticNet
-from mine_reg.preprocess import preprocess
 from mine_reg.spatial import affine_points, compose_affine, grid_points
 from mine_reg.study import settings
 from mine_reg.training import (
@@ -109,12 +106,8 @@ def test_a_statistic_net_of_another_descriptor_is_refused():
 
 
 @pytest.fixture(scope="module")
-def pairs(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pairs")
-    make_phantom_pairs(folder / "raw", pairs=5, size=(24, 24, 24), spacing_mm=13.0, seed=3, workers=1)
-    preprocess(read_manifest(folder / "raw/manifest.csv"), folder / "pairs", size=(24, 24, 24), spacing_mm=13.0,
-               window_hu=(-1000, 500), start="scanner", split={"train": 3, "validation": 1, "test": 1}, seed=0, workers=1)
-    return folder / "pairs"
+def pairs(make_small_pairs):
+    return make_small_pairs(train=3, validation=1)
 
 
 def small(section: str, **changes) -> SimpleNamespace:

@@ -12,9 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from mine_reg.data import make_phantom_pairs
-from mine_reg.manifest import read_manifest
-from mine_reg.preprocess import load_pair, preprocess, read_pairs
+from mine_reg.preprocess import load_pair, read_pairs
 from mine_reg.study import settings
 from mine_reg.training import AffineTraining, fit
 from mine_reg.weights import load_affinenet, load_deformnet
@@ -24,12 +22,8 @@ SMALL = {"epochs": 6, "batch_size": 1, "samples": 2048, "validate_every": 1, "ch
 
 
 @pytest.fixture(scope="module")
-def pairs(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pairs")
-    make_phantom_pairs(folder / "raw", pairs=8, size=(24, 24, 24), spacing_mm=13.0, seed=3, workers=1)
-    preprocess(read_manifest(folder / "raw/manifest.csv"), folder / "pairs", size=(24, 24, 24), spacing_mm=13.0,
-               window_hu=(-1000, 500), start="scanner", split={"train": 4, "validation": 3, "test": 1}, seed=0, workers=1)
-    return folder / "pairs"
+def pairs(make_small_pairs):
+    return make_small_pairs(train=4, validation=3)
 
 
 def command(network: str, pairs: Path, out: Path, *more: str, **changes) -> list[str]:
