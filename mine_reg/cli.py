@@ -80,7 +80,7 @@ def train(
     Start it again after an interruption and it goes on from the last validation.
     """
     with _plain_errors():
-        from mine_reg.train import train_network
+        from mine_reg.train_command import train_network
 
         result = train_network(network, out, pairs, affinenet, profile, setting or [])
     if result is not None:

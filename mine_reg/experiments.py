@@ -23,14 +23,15 @@ from tqdm import tqdm
 
 from mine_reg.metrics import METRICS, evaluate_pair
 from mine_reg.models import AffineNet
+from mine_reg.pair_data import PairDataset
 from mine_reg.preprocess import load_pair, read_pairs
 from mine_reg.spatial import total_displacement
 from mine_reg.study import LOSSES, root, settings
-from mine_reg.training import VOLUMES, DeformTraining, PairDataset
+from mine_reg.training import VOLUMES, DeformTraining
 from mine_reg.weights import load_affinenet, load_deformnet, make_network
 
 NOTEBOOKS = {"affinenet": "04_train_affinenet.ipynb", "deformnet": "05_train_deformnet.ipynb"}
-CODE = ("training", "similarity", "losses", "models", "spatial", "weights")  # modules that decide what a training learns
+CODE = ("fitting", "training", "similarity", "losses", "models", "spatial", "weights")  # modules that decide what a training learns
 
 
 @dataclass(frozen=True)

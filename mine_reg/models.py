@@ -108,7 +108,8 @@ class AffineNet(nn.Module):
         maps = self.features(maps)
         phi = self.parameters_head(self._pool(maps))
         # 0.1: with Adam a step changes phi by about the learning rate, and 0.1 x 1e-3 of the half width is a fine step
-        identity = torch.eye(3, 4, dtype=phi.dtype, device=phi.device)
+        # the sum in the weights' own precision: under bf16-mixed phi has three digits, of which 1 + phi would lose two
+        identity = torch.eye(3, 4, dtype=self.parameters_head.weight.dtype, device=phi.device)
         return identity + 0.1 * phi.view(-1, 3, 4)
 
     def averaged_down(self, volumes: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ import SimpleITK as sitk
 import torch
 from tqdm import tqdm
 
-from mine_reg import ct, grids, itk, lungs
+from mine_reg import ct, grids, itk, lung_shape, lungs
 from mine_reg.ct import AIR_HU, BODY_HU, read_clipped, read_mask
 from mine_reg.grids import averaged, centred_grid, resampled
 from mine_reg.lungs import lung_mask
@@ -200,7 +200,7 @@ def _finished_or_error(row: dict, work: Path, settings: dict) -> str | None:
 def _key(row: dict, settings: dict) -> str:
     """Digest of everything that a preprocessed pair depends on: settings, this code, and the contents of its files."""
     digest = hashlib.sha256(json.dumps(settings).encode())
-    code = (__file__, *(module.__file__ for module in (ct, grids, itk, lungs)))
+    code = (__file__, *(module.__file__ for module in (ct, grids, itk, lung_shape, lungs)))
     for source in map(Path, (*code, *(row[column] for column in (*IMAGES, *POINTS) if row[column]))):
         for path in sorted(source.iterdir()) if source.is_dir() else [source]:  # a folder is a DICOM series
             with open(path, "rb") as file:

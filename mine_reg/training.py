@@ -1,26 +1,15 @@
-"""Training of AffineNet and DeformNet with Lightning: the loss of eq. 5 and 7, augmentation, restart, best validation model."""
+"""What AffineNet and DeformNet learn from: the loss of eq. 5 and 7, augmentation, validation, as Lightning modules."""
 
-import hashlib
-import json
-import logging
-import shutil
-import warnings
-from pathlib import Path
 from types import SimpleNamespace
 
 import lightning as L
 import torch
 import torch.nn.functional as F
-from dvclive.lightning import DVCLiveLogger
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from torchmetrics import MeanMetric
-from tqdm import tqdm
 
 from mine_reg.losses import soft_dice, total_variation
 from mine_reg.models import AffineNet, DeformNet, StatisticNet
-from mine_reg.preprocess import load_pair, read_pairs
 from mine_reg.similarity import DESCRIPTORS, Lncc, Mine, Parzen
 from mine_reg.spatial import (
     compose_affine,
@@ -31,43 +20,11 @@ from mine_reg.spatial import (
     warp,
     warp_mask,
 )
-from mine_reg.weights import make_network, save_network
+from mine_reg.weights import make_network
 
 DISTANCE = "fixed_lung_distance_mm"
 VOLUMES = ("fixed", "moving", "fixed_mask", "moving_mask", DISTANCE)
 POINTS = ("fixed_points", "moving_points", "spacing_mm")  # for validation alone; pairs differ in their number
-
-
-class PairDataset(Dataset):
-    """Preprocessed pairs of one split as dictionaries of tensors (C, D, H, W); kept in memory when asked to.
-
-    names : attributes of ``preprocess.Pair`` to deliver; those that a pair does not have are left out
-    subjects : pairs of so many subjects only, drawn with ``seed``; None: of all
-
-    Raises ValueError when the split is empty or has fewer subjects.
-    """
-
-    def __init__(self, folder: Path, split: str, names: tuple[str, ...], in_memory: bool, subjects: int | None = None, seed: int = 0):
-        self.folder, self.names = folder, names
-        pairs = read_pairs(folder, split)
-        if subjects is not None:
-            known = pairs["subject_id"].drop_duplicates()
-            if not 1 <= subjects <= len(known):
-                raise ValueError(f"training_subjects is {subjects}, but split {split!r} has {len(known)} subjects")
-            pairs = pairs[pairs["subject_id"].isin(known.sample(subjects, random_state=seed))]
-        self.pair_ids = pairs["pair_id"].tolist()
-        self.kept = [self._load(pair_id) for pair_id in self.pair_ids] if in_memory else None
-
-    def __len__(self) -> int:
-        return len(self.pair_ids)
-
-    def __getitem__(self, index: int) -> dict:
-        return self.kept[index] if self.kept else self._load(self.pair_ids[index])
-
-    def _load(self, pair_id: str) -> dict:
-        pair = load_pair(self.folder, pair_id)
-        values = {name: getattr(pair, name) for name in self.names}
-        return {name: value for name, value in values.items() if value is not None}
 
 
 def shift_and_flip(volume: Tensor, shift: list[int], flips: list[int], outside: float = 0.0) -> Tensor:
@@ -135,7 +92,7 @@ class RegistrationTraining(L.LightningModule):
         self.parzen = Parzen()  # of the same voxels, to compare MINE with
         # not Lightning's own means: with several processes and an uneven number of pairs these come out wrong
         self.means = torch.nn.ModuleDict({name: MeanMetric() for name in (self.similarity.name, "dsc", "tre_mm")})
-        self.skipped = 0
+        self.register_buffer("skipped", torch.zeros((), dtype=torch.long))  # a buffer, so that a resumed training goes on counting
 
     def register(self, fixed: Tensor, moving: Tensor) -> tuple[Tensor, Tensor | None]:
         """theta and DVF (or None) for images (B, 1, D, H, W)."""
@@ -294,131 +251,17 @@ class DeformTraining(RegistrationTraining):
         return theta, self.network.register(fixed, moving, theta, passes)
 
     def register_training(self, batch: dict) -> tuple[Tensor, Tensor]:
-        return self.register(batch["fixed"], batch["moving"], self.draw_passes())
+        with torch.no_grad():
+            theta = self.affinenet.register(batch["fixed"], batch["moving"])
+            theta = self.part_of(theta)
+        return theta, self.network.register(batch["fixed"], batch["moving"], theta, self.draw_passes())
 
+    def part_of(self, theta: Tensor) -> Tensor:
+        """``theta`` (B, 3, 4), or with probability ``partial_affine`` a random part of it: I + t (theta - I), t from 0 to 1.
 
-class PairData(L.LightningDataModule):
-    """Training and validation pairs; with several processes each sees its share, in training a new one every epoch.
-
-    Raises ValueError when a split is empty.
-    """
-
-    def __init__(self, cfg: SimpleNamespace, pairs: Path):
-        super().__init__()
-        self.cfg, self.first_epoch = cfg, 0
-        self.data = {
-            "train": PairDataset(pairs, "train", VOLUMES, cfg.in_memory, cfg.training_subjects, cfg.seed),
-            "validation": PairDataset(pairs, "validation", VOLUMES + POINTS, cfg.in_memory),
-        }
-
-    def train_dataloader(self) -> DataLoader:
-        sampler = DistributedSampler(self.data["train"], self.trainer.world_size, self.trainer.global_rank, seed=self.cfg.seed)
-        sampler.set_epoch(self.first_epoch)  # Lightning makes the first order before it says the epoch
-        return self._loader(self.data["train"], self.cfg.batch_size, sampler)
-
-    def val_dataloader(self) -> DataLoader:
-        mine = range(self.trainer.global_rank, len(self.data["validation"]), self.trainer.world_size)
-        return self._loader(self.data["validation"], 1, mine)
-
-    def _loader(self, data: Dataset, batch_size: int, sampler) -> DataLoader:
-        workers = self.cfg.loader_workers
-        return DataLoader(data, batch_size, sampler=sampler, num_workers=workers, persistent_workers=workers > 0)
-
-
-class Progress(Callback):
-    """One plain bar over all steps and a line for each validation, readable in a terminal, a notebook and a log."""
-
-    def on_train_start(self, trainer: L.Trainer, _module: L.LightningModule) -> None:
-        self.bar = tqdm(total=trainer.estimated_stepping_batches, initial=trainer.global_step, desc="training", unit="step",
-                        mininterval=5, disable=not trainer.is_global_zero)
-
-    def on_train_batch_end(self, _trainer: L.Trainer, *_args) -> None:
-        self.bar.update()
-
-    def on_validation_end(self, trainer: L.Trainer, _module: L.LightningModule) -> None:
-        if trainer.is_global_zero:
-            values = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith(("train_", "val_"))}
-            tqdm.write(f"step {trainer.global_step:5d}  " + "  ".join(f"{name} {value:.4f}" for name, value in values.items()))
-
-    def on_train_end(self, _trainer: L.Trainer, _module: L.LightningModule) -> None:
-        self.bar.close()
-
-
-def fit(module: RegistrationTraining, pairs: Path, out: Path, work: Path, curves: Path) -> dict:
-    """Train ``module`` on the preprocessed ``pairs`` and leave the best validation model in ``out``.
-
-    out : receives ``weights.safetensors``, ``settings.json`` and, where the similarity is MINE, ``statistic.safetensors``
-    curves : receives the learning curves that DVCLive logged
-    work : checkpoints live here until the training is complete; an interrupted run with the same settings, data and first
-        weights (those of the AffineNet below a DeformNet among them) goes on from the last one, and draws the same random
-        numbers as an uninterrupted run
-
-    Under torchrun or SLURM every process calls this; pairs are split among them, gradients averaged, and the first one writes.
-
-    Returns the validation Dice of the restored model, its epoch and the number of skipped steps. Raises ValueError when a split is
-    empty or the last epoch would not be validated.
-    """
-    cfg = module.cfg
-    if cfg.epochs % cfg.validate_every:
-        raise ValueError(f"epochs ({cfg.epochs}) must be a multiple of validate_every ({cfg.validate_every})")
-    data = PairData(cfg, pairs)
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # hardware and advertisements at every start
-    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty|.*does not have many workers|.*in eval mode")
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*|Starting from v1.9.0")  # Lightning's own use of torch
-    warnings.filterwarnings("ignore", message="The ``compute`` method of metric MeanMetric was called before")  # pairs without points
-    warnings.filterwarnings("ignore", message="It is recommended to use .*sync_dist=True")  # training means are of the first process
-    work = work / _fingerprint(module, pairs)
-    last = work / "last.ckpt"
-    # saved after the epoch, not after its validation: Lightning would resume the latter in the middle of the epoch
-    when = {"every_n_epochs": cfg.validate_every, "save_on_train_epoch_end": True, "enable_version_counter": False}
-    best = ModelCheckpoint(work, filename="best", monitor="val_dsc", mode="max", **when)
-    newest = ModelCheckpoint(work, filename="last", **when)
-    callbacks = [best, newest, Progress()]
-    if cfg.patience is not None:
-        callbacks.append(EarlyStopping("val_dsc", mode="max", patience=cfg.patience, check_on_train_epoch_end=True))
-    several = cfg.devices != 1 or cfg.nodes != 1
-    trainer = L.Trainer(
-        max_epochs=cfg.epochs, accelerator=cfg.accelerator, devices=cfg.devices, num_nodes=cfg.nodes,
-        strategy="ddp_find_unused_parameters_true" if several else "auto", precision=cfg.precision,
-        gradient_clip_val=cfg.gradient_clip, check_val_every_n_epoch=cfg.validate_every, num_sanity_val_steps=0,
-        callbacks=callbacks, logger=False, enable_progress_bar=False, enable_model_summary=False,
-        log_every_n_steps=1, default_root_dir=work, use_distributed_sampler=False,
-    )
-    resumed = last.exists()
-    if resumed:
-        state = torch.load(last, weights_only=False)
-        data.first_epoch = state["epoch"] + 1
-    if trainer.is_global_zero:
-        if resumed:
-            (work / "curves/metrics.json").unlink(missing_ok=True)  # a summary, perhaps half-written; DVCLive would read it
-            _drop_rows_after(work / "curves", state["global_step"])
-        else:
-            shutil.rmtree(work, ignore_errors=True)
-        trainer.loggers = [DVCLiveLogger(dir=str(work / "curves"), save_dvc_exp=False, dvcyaml=None, report=None, resume=resumed)]
-    trainer.fit(module, datamodule=data, ckpt_path=last if resumed else None)
-    module.load_state_dict(torch.load(best.best_model_path, weights_only=False)["state_dict"])
-    trainer.strategy.barrier()  # all have read before the first one deletes
-
-    if trainer.is_global_zero:
-        save_network(module.network, getattr(module.similarity, "statistic", None), vars(cfg), out)
-        shutil.rmtree(curves, ignore_errors=True)
-        shutil.copytree(work / "curves", curves)
-        shutil.rmtree(work)
-    trainer.strategy.barrier()
-    return {"val_dsc": float(best.best_model_score), "skipped_steps": int(module.skipped)}
-
-
-def _fingerprint(module: RegistrationTraining, pairs: Path) -> str:
-    digest = hashlib.sha256(json.dumps(vars(module.cfg), sort_keys=True).encode())
-    digest.update((pairs / "pairs.csv").read_bytes())
-    for value in module.state_dict().values():
-        digest.update(value.cpu().numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
-def _drop_rows_after(curves: Path, step: int) -> None:
-    """Rows written between the last checkpoint and the interruption will be written again; the last may be half a row."""
-    for path in curves.rglob("*.tsv"):
-        rows = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        kept = [row for row in rows[1:] if row.endswith("\n") and int(row.split("\t")[0]) < step]
-        path.write_text("".join(rows[:1] + kept), encoding="utf-8")
+        The affine map takes up much of a deep breath, and deep breaths are rare: with a part of it, DeformNet sees in every
+        pair how large displacements look.
+        """
+        chance, t = torch.rand(2, len(theta), 1, 1, device=theta.device)
+        t = torch.where(chance < self.cfg.partial_affine, t, 1.0)
+        return torch.lerp(torch.eye(3, 4, device=theta.device), theta, t)

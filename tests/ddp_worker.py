@@ -11,7 +11,9 @@ from types import SimpleNamespace
 import lightning
 import torch
 
-from mine_reg.training import AffineTraining, fit
+from mine_reg.fitting import fit
+from mine_reg.pair_data import folder_data
+from mine_reg.training import AffineTraining
 
 
 class Watched(AffineTraining):
@@ -42,5 +44,5 @@ class Watched(AffineTraining):
 cfg, pairs, folder = SimpleNamespace(**json.loads(sys.argv[1])), Path(sys.argv[2]), Path(sys.argv[3])
 lightning.seed_everything(cfg.seed, verbose=False)
 module = Watched(cfg)
-result = fit(module, pairs, folder / "out", folder / "work", folder / "curves")
+result = fit(module, folder_data(cfg, pairs), folder / "out", folder / "work", folder / "curves")
 (folder / f"rank{module.global_rank}.json").write_text(json.dumps(module.seen | {"result": result}))

@@ -13,7 +13,7 @@ import pytest
 
 from mine_reg.experiments import Experiment, known_to, run_experiments, seconds_per_step
 from mine_reg.metrics import METRICS
-from mine_reg.similarities import table2, verdict
+from mine_reg.table2 import table2, verdict
 
 SMALL = {"epochs": 1, "validate_every": 1, "channels": [4, 8], "samples": 2048}
 

@@ -9,16 +9,16 @@ import pandas as pd
 import pytest
 import torch
 
+from mine_reg.fitting import fit
 from mine_reg.models import AffineNet, StatisticNet
+from mine_reg.pair_data import PairDataset, folder_data
 from mine_reg.spatial import affine_points, compose_affine, grid_points
 from mine_reg.study import settings
 from mine_reg.training import (
     DISTANCE,
     AffineTraining,
     DeformTraining,
-    PairDataset,
     augment,
-    fit,
     random_affine,
     shift_and_flip,
 )
@@ -90,6 +90,18 @@ def test_the_loss_of_a_pair_is_that_of_its_voxels():
     assert terms["dice"].item() == pytest.approx(-3 * log["dice"].item()) and terms["mine"].item() == pytest.approx(-2 * log["mine"].item(), abs=1e-5)
 
 
+@pytest.mark.parametrize("chance", [0.0, 0.5, 1.0])
+def test_deformnet_sees_a_part_of_affinenets_map_as_often_as_asked(chance):
+    torch.manual_seed(0)
+    module = DeformTraining(small("deformnet", partial_affine=chance), AffineNet((4, 8)), None)
+    theta = random_affine(200, 15, 0.2, 0.1, torch.device("cpu"))
+    ratio = (module.part_of(theta) - torch.eye(3, 4)) / (theta - torch.eye(3, 4))
+    torch.testing.assert_close(ratio, ratio[:, :1, :1].expand_as(ratio), rtol=0, atol=2e-3)  # one factor for the whole map
+    t = ratio[:, 0, 3]
+    assert ((t > -1e-5) & (t < 1 + 1e-5)).all()
+    assert ((t - 1).abs() > 1e-4).float().mean().item() == pytest.approx(chance, abs=0.08)
+
+
 @pytest.mark.parametrize(("change", "message"), [
     ({"similarity": "ssd"}, "unknown similarity 'ssd'; choose from mine, parzen, lncc"),
     ({"descriptor": "sift"}, "unknown descriptor 'sift'; choose from intensity, local_contrast"),
@@ -117,7 +129,7 @@ def small(section: str, **changes) -> SimpleNamespace:
 
 def train(module_class, cfg, pairs, folder, *args) -> dict:
     lightning.seed_everything(cfg.seed, verbose=False)
-    return fit(module_class(cfg, *args), pairs, folder / "out", folder / "work", folder / "curves")
+    return fit(module_class(cfg, *args), folder_data(cfg, pairs), folder / "out", folder / "work", folder / "curves")
 
 
 @pytest.mark.parametrize(("loss", "changes"), [
@@ -149,20 +161,26 @@ class Interrupted(Exception):
 
 def test_an_interrupted_training_ends_with_the_weights_of_an_uninterrupted_one(pairs, tmp_path, monkeypatch):
     cfg = small("affinenet", epochs=4)
-    train(AffineTraining, cfg, pairs, tmp_path / "whole")
-
     step = AffineTraining.training_step
+
+    def once_broken(module, batch, index):
+        loss = step(module, batch, index)
+        return loss * float("nan") if module.global_step == 1 else loss
+
+    monkeypatch.setattr(AffineTraining, "training_step", once_broken)
+    result = train(AffineTraining, cfg, pairs, tmp_path / "whole")
+    assert result["skipped_steps"] == 1
 
     def stop(module, batch, index):
         if module.global_step == 8:
             raise Interrupted
-        return step(module, batch, index)
+        return once_broken(module, batch, index)
 
     with monkeypatch.context() as patched, pytest.raises(Interrupted):
         patched.setattr(AffineTraining, "training_step", stop)
         train(AffineTraining, cfg, pairs, tmp_path / "parts")
     assert not (tmp_path / "parts/out").exists()
-    train(AffineTraining, cfg, pairs, tmp_path / "parts")
+    assert train(AffineTraining, cfg, pairs, tmp_path / "parts") == result
 
     whole, parts = (load_affinenet(tmp_path / name / "out").state_dict() for name in ("whole", "parts"))
     for name, value in whole.items():

@@ -12,9 +12,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from mine_reg.fitting import fit
+from mine_reg.pair_data import folder_data
 from mine_reg.preprocess import load_pair, read_pairs
 from mine_reg.study import settings
-from mine_reg.training import AffineTraining, fit
+from mine_reg.training import AffineTraining
 from mine_reg.weights import load_affinenet, load_deformnet
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -82,7 +84,8 @@ def test_two_processes_share_the_pairs_and_stay_one_network(pairs, tmp_path):
             self.network.load_state_dict(load_affinenet(tmp_path / "out").state_dict())
 
     frozen = {**cfg, "devices": 1, "epochs": 1, "learning_rate": 0.0, "weight_decay": 0.0}
-    result = fit(Restored(SimpleNamespace(**frozen)), pairs, tmp_path / "alone", tmp_path / "alone.work", tmp_path / "alone.curves")
+    cfg = SimpleNamespace(**frozen)
+    result = fit(Restored(cfg), folder_data(cfg, pairs), tmp_path / "alone", tmp_path / "alone.work", tmp_path / "alone.curves")
     assert result["val_dsc"] == pytest.approx(first["result"]["val_dsc"], abs=1e-6)
 
 

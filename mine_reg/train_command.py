@@ -5,8 +5,10 @@ from pathlib import Path
 import lightning
 from ruamel.yaml import YAML, YAMLError
 
+from mine_reg.fitting import fit
+from mine_reg.pair_data import folder_data
 from mine_reg.study import root, settings
-from mine_reg.training import AffineTraining, DeformTraining, fit
+from mine_reg.training import AffineTraining, DeformTraining
 from mine_reg.weights import load_affinenet, load_statistic
 
 
@@ -31,7 +33,7 @@ def train_network(network: str, out: Path, pairs: Path, affinenet: Path | None, 
         raise ValueError("a DeformNet needs the folder of a trained AffineNet: add --affinenet FOLDER")
     else:
         module = DeformTraining(cfg, load_affinenet(affinenet), load_statistic(affinenet))
-    result = fit(module, pairs, out, work=root() / "scratch/checkpoints" / network, curves=out / "curves")
+    result = fit(module, folder_data(cfg, pairs), out, work=root() / "scratch/checkpoints" / network, curves=out / "curves")
     return result if module.global_rank == 0 else None
 
 
