@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from mine_reg.itk import to_image
 from mine_reg.manifest import IMAGES, POINTS, read_manifest
-from mine_reg.phantom import PhantomPair, grid_origin, make_pair
+from mine_reg.phantom import SyntheticPair, grid_origin, make_pair
 from mine_reg.simulate import read_scan, simulate_pair
 
 SOURCES = ("phantom", "simulate", "manifest")
@@ -109,7 +109,7 @@ def collect_manifest(path: str | Path, folder: str | Path) -> pd.DataFrame:
     return table
 
 
-def write_pair(folder: Path, pair: PhantomPair, spacing_mm: float, origin_xyz) -> None:
+def write_pair(folder: Path, pair: SyntheticPair, spacing_mm: float, origin_xyz) -> None:
     """Write one pair's images and points into ``folder``, which must not exist; what the pair does not have is left out."""
     folder.mkdir()
     for name in IMAGES:

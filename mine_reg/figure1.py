@@ -277,7 +277,7 @@ def _statistic(page: Axes, statistic: StatisticNet, rows: dict[str, float]) -> N
         for name in ("entrance_moving", "entrance_fixed", "joint")
     }
     head = part["joint"][: len(part["joint"]) // 2]  # runs twice
-    group(page, 30, 1.5, 49, 44, r"statistic network $T$, 1×1×1", ORANGE)
+    group(page, 30, 1.5, 49, 44, r"statistic network $T$, voxel by voxel", ORANGE)
     for name, y in rows.items():
         entrance = part["entrance_moving" if name == "moved" else "entrance_fixed"]
         arrow(

@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from tqdm import tqdm
 
-from mine_reg.training import RegistrationTraining
+from mine_reg.training import VOLUMES, RegistrationTraining
 from mine_reg.weights import save_network
 
 
@@ -29,6 +29,10 @@ class PairData(L.LightningDataModule):
     def __init__(self, cfg: SimpleNamespace, training: Dataset, validation: Dataset, identity: bytes):
         super().__init__()
         self.cfg, self.training, self.validation, self.identity, self.first_epoch = cfg, training, validation, identity, 0
+
+    def on_after_batch_transfer(self, batch: dict, _index: int) -> dict:
+        """Volumes as float32: they may be kept in memory, and sent to the device, as float16 images and uint8 masks."""
+        return {name: value.float() if name in VOLUMES else value for name, value in batch.items()}
 
     def train_dataloader(self) -> DataLoader:
         sampler = DistributedSampler(self.training, self.trainer.world_size, self.trainer.global_rank, seed=self.cfg.seed)
@@ -74,7 +78,7 @@ def fit(module: RegistrationTraining, data: PairData, out: Path, work: Path, cur
 
     Under torchrun or SLURM every process calls this; pairs are split among them, gradients averaged, and the first one writes.
 
-    Returns ``val_dsc``, the validation Dice of the restored model, and ``skipped_steps``, how many had gradients that were not
+    Returns ``val_dsc``, the validation Dice that chose the model, and ``skipped_steps``, how many had gradients that were not
     finite. Raises ValueError when the last epoch would not be validated.
     """
     cfg = module.cfg
@@ -89,11 +93,11 @@ def fit(module: RegistrationTraining, data: PairData, out: Path, work: Path, cur
     last = work / "last.ckpt"
     # saved after the epoch, not after its validation: Lightning would resume the latter in the middle of the epoch
     when = {"every_n_epochs": cfg.validate_every, "save_on_train_epoch_end": True, "enable_version_counter": False}
-    best = ModelCheckpoint(work, filename="best", monitor="val_dsc", mode="max", **when)
+    best = ModelCheckpoint(work, filename="best", monitor=module.monitor, mode="max", **when)
     newest = ModelCheckpoint(work, filename="last", **when)
     callbacks = [best, newest, Progress()]
     if cfg.patience is not None:
-        callbacks.append(EarlyStopping("val_dsc", mode="max", patience=cfg.patience, check_on_train_epoch_end=True))
+        callbacks.append(EarlyStopping(module.monitor, mode="max", patience=cfg.patience, check_on_train_epoch_end=True))
     several = cfg.devices != 1 or cfg.nodes != 1
     trainer = L.Trainer(
         max_epochs=cfg.epochs, accelerator=cfg.accelerator, devices=cfg.devices, num_nodes=cfg.nodes,

@@ -6,7 +6,6 @@ import SimpleITK as sitk
 from mine_reg.lung_shape import find_lungs
 
 
-
 def lung_mask(image: sitk.Image) -> sitk.Image:
     """Both lungs of a chest CT in HU, as uint8 0 or 1 on the image's own grid, any spacing and orientation.
 

@@ -21,7 +21,7 @@ _TEXTURE_MM = (24.0, 12.0, 6.0, 3.0)
 
 
 @dataclass
-class PhantomPair:
+class SyntheticPair:
     """Images in HU and masks (D, H, W); corresponding points (N, 3) in mm, x, y, z, LPS, row i to row i."""
 
     fixed: torch.Tensor
@@ -54,7 +54,7 @@ class Contrast:
 
 
 def make_pair(size: tuple[int, int, int], spacing_mm: float, seed: int, device: str | torch.device = "cpu",
-              noise: bool = True, contrast: bool = True) -> PhantomPair:
+              noise: bool = True, contrast: bool = True) -> SyntheticPair:
     """A fixed and a moving scan of one random subject, on a grid centred at 0, 0, 0 mm.
 
     size : voxels (D, H, W), each at least 2
@@ -71,7 +71,7 @@ def make_pair(size: tuple[int, int, int], spacing_mm: float, seed: int, device: 
             sd = scene.noise_hu / (1 + spacing_mm / 3)
             image += sd * torch.randn(image.shape, generator=_generator(seed, part)).to(device)
     points, moving_points = scene.points()
-    return PhantomPair(fixed[0].clamp_(min=-1024), moving[0].clamp_(min=-1024), fixed[1], moving[1], fixed[2],
+    return SyntheticPair(fixed[0].clamp_(min=-1024), moving[0].clamp_(min=-1024), fixed[1], moving[1], fixed[2],
                        points.float(), moving_points.float())
 
 

@@ -16,7 +16,7 @@ from mine_reg.grids import averaged, centred_grid, resampled
 from mine_reg.itk import points_to_voxels, to_image, to_tensor
 from mine_reg.lungs import blood_hu, lung_mask
 from mine_reg.motion import spread_points
-from mine_reg.phantom import PhantomPair
+from mine_reg.phantom import SyntheticPair
 from mine_reg.simulate_motion import LATTICE_MM, SimulatedMotion, Thorax
 from mine_reg.spatial import jacobian_determinant
 
@@ -53,7 +53,7 @@ class ScannedThorax:
         return self.blood_hu > _ENHANCED_HU
 
 
-def simulate_pair(scan: ScannedThorax, seed: int, noise: bool = True, contrast: bool = True) -> PhantomPair:
+def simulate_pair(scan: ScannedThorax, seed: int, noise: bool = True, contrast: bool = True) -> SyntheticPair:
     """A fixed and a moving scan of ``scan``'s subject, on its grid, with corresponding points in mm of the scan.
 
     noise, contrast : False leaves out kernels and scanner noise, and the change of contrast, so that corresponding points have equal
@@ -77,7 +77,7 @@ def simulate_pair(scan: ScannedThorax, seed: int, noise: bool = True, contrast: 
         moving = moving - agent.removed(moving, scan.grid, psi) if scan.enhanced else moving
     if noise:
         fixed, moving = (_scanner(image, scan.grid.GetSpacing()[0], generator) for image in (fixed, moving))
-    return PhantomPair(fixed.clamp(-1024, 3071), moving.clamp(-1024, 3071), fixed_mask, moving_mask, None,
+    return SyntheticPair(fixed.clamp(-1024, 3071), moving.clamp(-1024, 3071), fixed_mask, moving_mask, None,
                        fixed_points.float(), moving_points.float())
 
 

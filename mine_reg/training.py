@@ -41,18 +41,18 @@ def augment(batch: dict, shift_voxels: int, flip_axes: list[int]) -> dict:
     return {name: shift_and_flip(volume, shift, flips, outside=255.0 if name == DISTANCE else 0.0) for name, volume in batch.items()}
 
 
-def random_affine(count: int, degrees: float, translation: float, scale: float, device: torch.device) -> Tensor:
-    """Random affine maps (count, 3, 4) in normalised coordinates: rotations up to ``degrees`` about each axis, shifts up to
-    ``translation`` of the half width, scaling by up to 1 +- ``scale`` along each axis."""
+def random_affine(count: int, degrees: float, translation: float, scale: float, generator: torch.Generator | None = None) -> Tensor:
+    """Random affine maps (count, 3, 4) in normalised coordinates, on the CPU: rotations up to ``degrees`` about each axis, shifts up
+    to ``translation`` of the half width, scaling by up to 1 +- ``scale`` along each axis. None: torch's own random numbers."""
 
     def uniform(limit: float) -> Tensor:
-        return (torch.rand(count, 3, device=device) * 2 - 1) * limit
+        return (torch.rand(count, 3, generator=generator) * 2 - 1) * limit
 
     angles = uniform(torch.pi * degrees / 180)
-    generator = torch.zeros(count, 3, 3, device=device)
+    skew = torch.zeros(count, 3, 3)
     for (i, j), angle in zip(((1, 2), (2, 0), (0, 1)), angles.unbind(1), strict=True):
-        generator[:, i, j], generator[:, j, i] = -angle, angle
-    matrix = torch.linalg.matrix_exp(generator) * (1 + uniform(scale))[:, None]
+        skew[:, i, j], skew[:, j, i] = -angle, angle
+    matrix = torch.linalg.matrix_exp(skew) * (1 + uniform(scale))[:, None]
     return torch.cat([matrix, uniform(translation)[:, :, None]], dim=2)
 
 
@@ -92,6 +92,7 @@ class RegistrationTraining(L.LightningModule):
         self.parzen = Parzen()  # of the same voxels, to compare MINE with
         # not Lightning's own means: with several processes and an uneven number of pairs these come out wrong
         self.means = torch.nn.ModuleDict({name: MeanMetric() for name in (self.similarity.name, "dsc", "tre_mm")})
+        self.monitor = "val_dsc"  # what the best model is the best in
         self.register_buffer("skipped", torch.zeros((), dtype=torch.long))  # a buffer, so that a resumed training goes on counting
 
     def register(self, fixed: Tensor, moving: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -170,12 +171,16 @@ class RegistrationTraining(L.LightningModule):
         size = batch["fixed"].shape[2:]
         theta, dvf = self.register(batch["fixed"], batch["moving"])
         _, log = self.loss_terms(batch, theta, dvf, self.draw_voxels(batch, size.numel()))
-        moved_mask = warp_mask(batch["moving_mask"], total_displacement(theta, dvf, size))
         self.means[self.similarity.name].update(log[self.similarity.name])
-        self.means["dsc"].update(soft_dice(moved_mask.flatten(1), batch["fixed_mask"].flatten(1)))
+        self.means["dsc"].update(self.mask_dice(batch, theta, dvf))
         if "moving_points" in batch and "fixed_points" in batch:
             error = transform_points(batch["fixed_points"], size, theta, dvf) - batch["moving_points"]
             self.means["tre_mm"].update((error * torch.stack(batch["spacing_mm"], dim=-1)).norm(dim=-1).mean())
+
+    def mask_dice(self, batch: dict, theta: Tensor, dvf: Tensor | None) -> Tensor:
+        """Dice of the lung masks (B, 1, D, H, W) on the whole grid."""
+        moved = warp_mask(batch["moving_mask"], total_displacement(theta, dvf, batch["fixed"].shape[2:]))
+        return soft_dice(moved.flatten(1), batch["fixed_mask"].flatten(1))
 
     def on_validation_epoch_end(self) -> None:
         values = {name: mean.compute() for name, mean in self.means.items()}  # over all processes
@@ -210,10 +215,16 @@ class RegistrationTraining(L.LightningModule):
 
 
 class AffineTraining(RegistrationTraining):
-    """Trains AffineNet; the moving image may be given a random affine map to widen the capture range (our addition)."""
+    """Trains AffineNet; the moving image may be given a random affine map to widen the capture range (our addition).
+
+    The best model is then that of the best Dice on validation pairs moved likewise, each always by the same map.
+    """
 
     def __init__(self, cfg: SimpleNamespace):
         super().__init__(make_network(AffineNet, vars(cfg)), cfg)
+        self.far = any(cfg.random_affine.values())
+        if self.far:
+            self.means["far_dsc"], self.monitor = MeanMetric(), "val_far_dsc"
 
     def working_size(self, batch: dict) -> dict:
         """Averaged down as AffineNet sees them: coarse images have a wider capture range, and cost less."""
@@ -223,16 +234,26 @@ class AffineTraining(RegistrationTraining):
         return self.network.register(fixed, moving, passes), None
 
     def register_training(self, batch: dict) -> tuple[Tensor, None]:
-        fixed, moving, limits = batch["fixed"], batch["moving"], self.cfg.random_affine
         passes = self.draw_passes()
-        if not any(limits.values()):
-            return self.register(fixed, moving, passes)
+        if not self.far:
+            return self.register(batch["fixed"], batch["moving"], passes)
         # small ones first, up to the limits after half of the training: from far off, MINE shows a new network no way
         reach = min(1.0, 2 * self.global_step / self.trainer.estimated_stepping_batches)
-        given = random_affine(len(fixed), *(reach * limits[name] for name in ("degrees", "translation", "scale")), fixed.device)
-        shown = warp(moving, total_displacement(given, None, fixed.shape[2:]))
+        limits = {name: reach * limit for name, limit in self.cfg.random_affine.items()}
+        return self.register_moved(batch, random_affine(len(batch["fixed"]), **limits), passes), None
+
+    def register_moved(self, batch: dict, given: Tensor, passes: int | None = None) -> Tensor:
+        """theta (B, 3, 4) when the network is shown the moving image through the map ``given`` (B, 3, 4)."""
+        given = given.to(batch["moving"].device)
+        shown = warp(batch["moving"], total_displacement(given, None, batch["fixed"].shape[2:]))
         # M'(A x) = M(given(A x)): the original moving image is still sampled only once for the loss
-        return compose_affine(given, self.network.register(fixed, shown, passes)), None
+        return compose_affine(given, self.network.register(batch["fixed"], shown, passes))
+
+    def validation_step(self, batch: dict, index: int) -> None:
+        super().validation_step(batch, index)
+        if self.far:
+            given = random_affine(len(batch["fixed"]), **self.cfg.random_affine, generator=torch.Generator().manual_seed(index))
+            self.means["far_dsc"].update(self.mask_dice(batch, self.register_moved(batch, given), None))
 
 
 class DeformTraining(RegistrationTraining):

@@ -43,14 +43,14 @@ def test_augmentation_moves_images_and_masks_of_a_pair_together():
 
 def test_composition_of_affine_maps_is_composition_of_functions():
     torch.manual_seed(0)
-    outer, inner = random_affine(2, 20, 0.2, 0.2, torch.device("cpu")), random_affine(2, 20, 0.2, 0.2, torch.device("cpu"))
+    outer, inner = random_affine(2, 20, 0.2, 0.2), random_affine(2, 20, 0.2, 0.2)
     points, size = grid_points((5, 6, 7)).expand(2, -1, -1), (5, 6, 7)
     torch.testing.assert_close(affine_points(compose_affine(outer, inner), points, size),
                                affine_points(outer, affine_points(inner, points, size), size), rtol=1e-4, atol=1e-4)
 
 
 def test_random_affine_without_limits_is_the_identity():
-    torch.testing.assert_close(random_affine(3, 0, 0, 0, torch.device("cpu")), torch.eye(3, 4).expand(3, -1, -1))
+    torch.testing.assert_close(random_affine(3, 0, 0, 0), torch.eye(3, 4).expand(3, -1, -1))
 
 
 def test_what_is_shifted_in_is_far_from_the_lungs():
@@ -90,11 +90,19 @@ def test_the_loss_of_a_pair_is_that_of_its_voxels():
     assert terms["dice"].item() == pytest.approx(-3 * log["dice"].item()) and terms["mine"].item() == pytest.approx(-2 * log["mine"].item(), abs=1e-5)
 
 
+def test_an_affinenet_trained_with_random_maps_is_chosen_by_pairs_moved_by_such_maps(pairs, tmp_path):
+    train(AffineTraining, small("affinenet", random_affine={"degrees": 10.0, "translation": 0.1, "scale": 0.1}), pairs, tmp_path / "far")
+    train(AffineTraining, small("affinenet", random_affine={"degrees": 0.0, "translation": 0.0, "scale": 0.0}), pairs, tmp_path / "near")
+    near, far = (pd.read_csv(next((tmp_path / "far/curves").rglob(f"val/{name}.tsv")), sep="\t")[name] for name in ("dsc", "far_dsc"))
+    assert (far < near).all()  # an untrained network undoes nothing
+    assert not list((tmp_path / "near/curves").rglob("val/far_dsc.tsv"))
+
+
 @pytest.mark.parametrize("chance", [0.0, 0.5, 1.0])
 def test_deformnet_sees_a_part_of_affinenets_map_as_often_as_asked(chance):
     torch.manual_seed(0)
     module = DeformTraining(small("deformnet", partial_affine=chance), AffineNet((4, 8)), None)
-    theta = random_affine(200, 15, 0.2, 0.1, torch.device("cpu"))
+    theta = random_affine(200, 15, 0.2, 0.1)
     ratio = (module.part_of(theta) - torch.eye(3, 4)) / (theta - torch.eye(3, 4))
     torch.testing.assert_close(ratio, ratio[:, :1, :1].expand_as(ratio), rtol=0, atol=2e-3)  # one factor for the whole map
     t = ratio[:, 0, 3]

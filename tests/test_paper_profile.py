@@ -1,0 +1,38 @@
+"""benchmarks/paper_profile.py at toy size, in a process that has none of the packages that its machine may lack."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+
+LACKING = ("SimpleITK", "ants", "papermill", "dvc", "dvclive", "pandera", "joblib")
+
+
+@pytest.fixture
+def run(repository, tmp_path):
+    for name in LACKING:
+        (tmp_path / "lacking" / name).mkdir(parents=True)
+        (tmp_path / "lacking" / name / "__init__.py").write_text(f"raise ModuleNotFoundError('no {name} here')\n")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(tmp_path / "lacking")}
+
+    def call(*more: str) -> dict:
+        command = [sys.executable, str(repository / "benchmarks/paper_profile.py"), "--size=24", "--profile=smoke", "--pairs", "2", "1", "2",
+                   "--out", str(tmp_path / "out"), *more]
+        subprocess.run(command, check=True, cwd=repository, env=environment)
+        return json.loads((tmp_path / "out/run.json").read_text())
+
+    return call
+
+
+def test_the_paper_profile_runs_without_itk_and_dvc_and_does_nothing_twice(run, tmp_path):
+    first = run("--epochs", "2", "1")
+    metrics = pd.read_csv(tmp_path / "out/metrics.csv")
+    assert metrics.groupby("method")["pair_id"].nunique().to_dict() == {"none": 2, "miregnet": 2, "midiceregnet": 2}
+    assert metrics.drop(columns="seconds").notna().all(axis=None)
+    again, changed = run("--epochs", "2", "1"), run("--epochs", "2", "2")
+    networks = [name for name in first if name.startswith(("affinenet", "deformnet"))]
+    assert len(networks) == 4 and all(again[name] == first[name] for name in networks)
+    assert {name for name in networks if changed[name] != first[name]} == {"deformnet-miregnet", "deformnet-midiceregnet"}
