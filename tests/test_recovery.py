@@ -36,7 +36,7 @@ def test_the_inverse_of_the_given_map_leaves_no_error(pairs):
         inverses += 2 * [torch.cat([matrix, -matrix @ theta[:, :, 3:]], dim=2)]
     found = recover(Answers(inverses), pairs, LIMITS, draws=3, seed=7)
     assert len(found) == 6 and found["pair_id"].nunique() == 2
-    assert found["known_mm"].max() < 1e-2 < 10 < found["before_mm"].mean() < 60
+    assert found["known_mm"].max() < 1e-2 and 10 < found["before_mm"].mean() < 60
     breathing = found.groupby("pair_id")["tre_mm"]
     assert (breathing.std() < 1e-2).all() and (breathing.mean() > 1).all()  # what the pair's own motion leaves, whatever was given
 
