@@ -84,7 +84,7 @@ def train(
 
         result = train_network(network, out, pairs, affinenet, profile, setting or [])
     if result is not None:
-        print(f"{out} holds the trained {network}: validation DSC {result['val_dsc']:.4f}, {result['skipped_steps']} steps skipped")
+        print(f"{out} holds the trained {network}: validation loss {result['val_loss']:.4f}, {result['skipped_steps']} steps skipped")
 
 
 @contextmanager

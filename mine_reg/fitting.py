@@ -78,7 +78,7 @@ def fit(module: RegistrationTraining, data: PairData, out: Path, work: Path, cur
 
     Under torchrun or SLURM every process calls this; pairs are split among them, gradients averaged, and the first one writes.
 
-    Returns ``val_dsc``, the validation Dice that chose the model, and ``skipped_steps``, how many had gradients that were not
+    Returns ``val_loss``, the validation loss that chose the model, and ``skipped_steps``, how many had gradients that were not
     finite. Raises ValueError when the last epoch would not be validated.
     """
     cfg = module.cfg
@@ -93,11 +93,11 @@ def fit(module: RegistrationTraining, data: PairData, out: Path, work: Path, cur
     last = work / "last.ckpt"
     # saved after the epoch, not after its validation: Lightning would resume the latter in the middle of the epoch
     when = {"every_n_epochs": cfg.validate_every, "save_on_train_epoch_end": True, "enable_version_counter": False}
-    best = ModelCheckpoint(work, filename="best", monitor=module.monitor, mode="max", **when)
+    best = ModelCheckpoint(work, filename="best", monitor=module.monitor, mode="min", **when)
     newest = ModelCheckpoint(work, filename="last", **when)
     callbacks = [best, newest, Progress()]
     if cfg.patience is not None:
-        callbacks.append(EarlyStopping(module.monitor, mode="max", patience=cfg.patience, check_on_train_epoch_end=True))
+        callbacks.append(EarlyStopping(module.monitor, mode="min", patience=cfg.patience, check_on_train_epoch_end=True))
     several = cfg.devices != 1 or cfg.nodes != 1
     trainer = L.Trainer(
         max_epochs=cfg.epochs, accelerator=cfg.accelerator, devices=cfg.devices, num_nodes=cfg.nodes,
@@ -132,7 +132,7 @@ def fit(module: RegistrationTraining, data: PairData, out: Path, work: Path, cur
             shutil.copytree(work / "curves", curves)
         shutil.rmtree(work)
     trainer.strategy.barrier()
-    return {"val_dsc": float(best.best_model_score), "skipped_steps": skipped}
+    return {"val_loss": float(best.best_model_score), "skipped_steps": skipped}
 
 
 def _fingerprint(module: RegistrationTraining, data: PairData) -> str:

@@ -91,8 +91,8 @@ class RegistrationTraining(L.LightningModule):
         self.network, self.cfg, self.similarity = network, cfg, make_similarity(cfg, statistic)
         self.parzen = Parzen()  # of the same voxels, to compare MINE with
         # not Lightning's own means: with several processes and an uneven number of pairs these come out wrong
-        self.means = torch.nn.ModuleDict({name: MeanMetric() for name in (self.similarity.name, "dsc", "tre_mm")})
-        self.monitor = "val_dsc"  # what the best model is the best in
+        self.means = torch.nn.ModuleDict({name: MeanMetric() for name in (self.similarity.name, "loss", "dsc", "tre_mm")})
+        self.monitor = "val_loss"  # by which the best model is chosen; not by Dice, which an unsupervised method does without
         self.register_buffer("skipped", torch.zeros((), dtype=torch.long))  # a buffer, so that a resumed training goes on counting
 
     def register(self, fixed: Tensor, moving: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -170,8 +170,9 @@ class RegistrationTraining(L.LightningModule):
     def validation_step(self, batch: dict, _index: int) -> None:
         size = batch["fixed"].shape[2:]
         theta, dvf = self.register(batch["fixed"], batch["moving"])
-        _, log = self.loss_terms(batch, theta, dvf, self.draw_voxels(batch, size.numel()))
+        terms, log = self.loss_terms(batch, theta, dvf, self.draw_voxels(batch, size.numel()))
         self.means[self.similarity.name].update(log[self.similarity.name])
+        self.means["loss"].update(sum(terms.values()))
         self.means["dsc"].update(self.mask_dice(batch, theta, dvf))
         if "moving_points" in batch and "fixed_points" in batch:
             error = transform_points(batch["fixed_points"], size, theta, dvf) - batch["moving_points"]
@@ -217,14 +218,15 @@ class RegistrationTraining(L.LightningModule):
 class AffineTraining(RegistrationTraining):
     """Trains AffineNet; the moving image may be given a random affine map to widen the capture range (our addition).
 
-    The best model is then that of the best Dice on validation pairs moved likewise, each always by the same map.
+    The best model is then that of the best loss on validation pairs moved likewise, each always by the same map.
     """
 
     def __init__(self, cfg: SimpleNamespace):
         super().__init__(make_network(AffineNet, vars(cfg)), cfg)
         self.far = any(cfg.random_affine.values())
         if self.far:
-            self.means["far_dsc"], self.monitor = MeanMetric(), "val_far_dsc"
+            self.means.update({name: MeanMetric() for name in ("far_loss", "far_dsc")})
+            self.monitor = "val_far_loss"
 
     def working_size(self, batch: dict) -> dict:
         """Averaged down as AffineNet sees them: coarse images have a wider capture range, and cost less."""
@@ -253,7 +255,10 @@ class AffineTraining(RegistrationTraining):
         super().validation_step(batch, index)
         if self.far:
             given = random_affine(len(batch["fixed"]), **self.cfg.random_affine, generator=torch.Generator().manual_seed(index))
-            self.means["far_dsc"].update(self.mask_dice(batch, self.register_moved(batch, given), None))
+            theta = self.register_moved(batch, given)
+            terms, _ = self.loss_terms(batch, theta, None, self.draw_voxels(batch, batch["fixed"][0].numel()))
+            self.means["far_loss"].update(sum(terms.values()))
+            self.means["far_dsc"].update(self.mask_dice(batch, theta, None))
 
 
 class DeformTraining(RegistrationTraining):

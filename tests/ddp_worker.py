@@ -20,7 +20,7 @@ class Watched(AffineTraining):
     """Notes which pairs it is given and how its parameters stand after each step."""
 
     def setup(self, stage: str) -> None:
-        self.seen = {"world": self.trainer.world_size, "pairs": [], "validated": [], "gradients": [], "parameters": []}
+        self.seen = {"world": self.trainer.world_size, "pairs": [], "validated": [], "gradients": [], "parameters": [], "metrics": []}
 
     def training_step(self, batch, index):
         self.seen["pairs"].append(float(batch["fixed"].double().sum()))
@@ -37,8 +37,8 @@ class Watched(AffineTraining):
     def on_train_batch_end(self, *_):
         self.seen["parameters"].append(float(torch.cat([p.detach().double().flatten() for p in self.parameters()]).abs().sum()))
 
-    def on_fit_end(self):
-        self.seen["metrics"] = {name: float(value) for name, value in self.trainer.callback_metrics.items() if name.startswith("val_")}
+    def on_validation_end(self):
+        self.seen["metrics"].append({name: float(value) for name, value in self.trainer.callback_metrics.items() if name.startswith("val_")})
 
 
 cfg, pairs, folder = SimpleNamespace(**json.loads(sys.argv[1])), Path(sys.argv[2]), Path(sys.argv[3])

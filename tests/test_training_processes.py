@@ -85,14 +85,18 @@ def test_two_processes_share_the_pairs_and_stay_one_network(pairs, tmp_path):
 
     frozen = {**cfg, "devices": 1, "epochs": 1, "learning_rate": 0.0, "weight_decay": 0.0}
     cfg = SimpleNamespace(**frozen)
-    result = fit(Restored(cfg), folder_data(cfg, pairs), tmp_path / "alone", tmp_path / "alone.work", tmp_path / "alone.curves")
-    assert result["val_dsc"] == pytest.approx(first["result"]["val_dsc"], abs=1e-6)
+    alone = Restored(cfg)
+    fit(alone, folder_data(cfg, pairs), tmp_path / "alone", tmp_path / "alone.work")
+    chosen = min(first["metrics"], key=lambda metrics: metrics[alone.monitor])
+    assert chosen[alone.monitor] == pytest.approx(first["result"]["val_loss"])
+    for name in ("val_dsc", "val_far_dsc", "val_tre_mm"):
+        assert float(alone.trainer.callback_metrics[name]) == pytest.approx(chosen[name], rel=1e-5)
 
 
 def test_both_networks_train_from_the_command_line(pairs, tmp_path, repository):
     done = subprocess.run(command("affinenet", pairs, tmp_path / "a", epochs=1), check=True, env=ENVIRONMENT, cwd=repository,
                           encoding="utf-8", stdout=subprocess.PIPE)
-    assert f"{tmp_path / 'a'} holds the trained affinenet: validation DSC 0." in done.stdout
+    assert f"{tmp_path / 'a'} holds the trained affinenet: validation loss " in done.stdout
     below = f"--affinenet={tmp_path / 'a'}"
     subprocess.run(command("deformnet", pairs, tmp_path / "d", below, epochs=1), check=True, env=ENVIRONMENT, cwd=repository)
     load_deformnet(tmp_path / "d")
