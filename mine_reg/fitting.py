@@ -97,7 +97,7 @@ def fit(module: RegistrationTraining, data: PairData, out: Path, work: Path, cur
     newest = ModelCheckpoint(work, filename="last", **when)
     callbacks = [best, newest, Progress()]
     if cfg.patience is not None:
-        callbacks.append(EarlyStopping(module.monitor, mode="min", patience=cfg.patience, check_on_train_epoch_end=True))
+        callbacks.append(EarlyStopping(module.monitor, mode="min", min_delta=1e-4, patience=cfg.patience, check_on_train_epoch_end=True))
     several = cfg.devices != 1 or cfg.nodes != 1
     trainer = L.Trainer(
         max_epochs=cfg.epochs, accelerator=cfg.accelerator, devices=cfg.devices, num_nodes=cfg.nodes,

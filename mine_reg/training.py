@@ -254,7 +254,8 @@ class AffineTraining(RegistrationTraining):
     def validation_step(self, batch: dict, index: int) -> None:
         super().validation_step(batch, index)
         if self.far:
-            given = random_affine(len(batch["fixed"]), **self.cfg.random_affine, generator=torch.Generator().manual_seed(index))
+            number = index * self.trainer.world_size + self.global_rank  # of the pair among all, see `fitting.PairData`
+            given = random_affine(len(batch["fixed"]), **self.cfg.random_affine, generator=torch.Generator().manual_seed(number))
             theta = self.register_moved(batch, given)
             terms, _ = self.loss_terms(batch, theta, None, self.draw_voxels(batch, batch["fixed"][0].numel()))
             self.means["far_loss"].update(sum(terms.values()))
