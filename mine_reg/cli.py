@@ -11,13 +11,95 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Prepare and check your own CT pairs for the study of MIRegNet. `mine-reg COMMAND --help` explains a command.",
+    help="Register chest CTs, and prepare and check your own pairs for the study of MIRegNet. `mine-reg COMMAND --help` explains a command.",
 )
 
 
 @app.callback()
 def _commands() -> None:
     """Keeps `mine-reg COMMAND` the same however many commands there are."""
+
+
+@app.command()
+def register(
+    fixed: Annotated[Path, typer.Argument(help="CT that stays: a NIfTI, NRRD or MetaImage file, or a folder with one DICOM series.")],
+    moving: Annotated[Path, typer.Argument(help="CT that is brought onto it.")],
+    out: Annotated[Path, typer.Option(help="Folder for moved.nii.gz, the transform's files and report.json.")],
+    weights: Annotated[str, typer.Option(help="Weights in the package, or a file of your own.")] = "midiceregnet",
+    refine: Annotated[int, typer.Option(help="At most so many steps of instance optimisation after the networks; 100 is plenty.")] = 0,
+    device: Annotated[str | None, typer.Option(help="cpu | cuda; by default a GPU where there is one.")] = None,
+    fixed_mask: Annotated[Path | None, typer.Option(help="Lung mask of the fixed image, for the report.")] = None,
+    moving_mask: Annotated[Path | None, typer.Option(help="Lung mask of the moving image, for the report.")] = None,
+    fixed_points: Annotated[Path | None, typer.Option(help="CSV x,y,z in LPS mm, for the report.")] = None,
+    moving_points: Annotated[Path | None, typer.Option(help="Their partners, row by row.")] = None,
+    inverse: Annotated[bool, typer.Option("--inverse", help="Also write the inverse transform, and its error in the report.")] = False,
+    learn2reg: Annotated[bool, typer.Option("--learn2reg", help="Also write the displacement field in Learn2Reg's form.")] = False,
+) -> None:
+    """Register two chest CTs.
+
+    OUT receives the moved image on the fixed image's grid; transform.h5, which ITK and 3D Slicer apply; 0GenericAffine.mat
+    and 1Warp.nii.gz, which ANTs applies; dvf.nii.gz, the displacements in mm; and report.json. All map fixed to moving points.
+    """
+    with _plain_errors():
+        from mine_reg.register_command import register_files
+
+        result = register_files(fixed, moving, out, inverse, learn2reg, weights=weights, refine=refine, device=device, fixed_mask=fixed_mask,
+                                moving_mask=moving_mask, fixed_points=fixed_points, moving_points=moving_points)
+    for name, value in result.report.items():
+        if isinstance(value, float):
+            print(f"{name:32s} {value:10.4f}")
+    print(*(f"Warning: {sentence}." for sentence in result.report["warnings"]), sep="\n", end="\n" if result.report["warnings"] else "")
+    print(f"{out} holds the registered pair, made in {result.report['seconds']['total']:.1f} s.")
+
+
+@app.command()
+def batch(
+    manifest: Annotated[Path, typer.Argument(help="CSV table with one row per pair; see data_manifests/README.md.")],
+    out: Annotated[Path, typer.Option(help="Folder that receives one folder per pair, and summary.csv.")],
+    weights: Annotated[str, typer.Option(help="Weights in the package, or a file of your own.")] = "midiceregnet",
+    refine: Annotated[int, typer.Option(help="At most so many steps of instance optimisation after the networks; 100 is plenty.")] = 0,
+    device: Annotated[str | None, typer.Option(help="cpu | cuda; by default a GPU where there is one.")] = None,
+    inverse: Annotated[bool, typer.Option("--inverse", help="Also write the inverse transforms.")] = False,
+    learn2reg: Annotated[bool, typer.Option("--learn2reg", help="Also write displacement fields in Learn2Reg's form.")] = False,
+) -> None:
+    """Register all pairs of a table. A bad pair does not stop the others; started again, it does what is missing.
+
+    Exit code 0 means that every pair was registered, 1 that some could not be; summary.csv says which and why.
+    """
+    with _plain_errors():
+        from mine_reg.register_command import register_all
+
+        summary = register_all(manifest, out, inverse, learn2reg, weights=weights, refine=refine, device=device)
+    failed = summary[summary["error"] != ""]
+    for row in failed.itertuples():
+        print(f"{row.pair_id}: {row.error}", file=sys.stderr)
+    print(f"{out / 'summary.csv'} lists {len(summary)} pairs, {len(failed)} of which could not be registered.")
+    if len(failed):
+        raise typer.Exit(1)
+
+
+@app.command()
+def apply(
+    transform: Annotated[Path, typer.Argument(help="transform.h5, or inverse.h5 for the way back.")],
+    given: Annotated[Path, typer.Argument(metavar="INPUT", help="Image or label in the moving space, or a CSV of points (x,y,z in LPS mm).")],
+    out: Annotated[Path, typer.Argument(help="File to write.")],
+    reference: Annotated[Path | None, typer.Option(help="Image on whose grid the result lies: the fixed image. Not for points.")] = None,
+    label: Annotated[bool, typer.Option("--label", help="Nearest neighbour, for masks and segmentations.")] = False,
+) -> None:
+    """Apply a transform to another image, a label or points, at full resolution.
+
+    Images go from the moving to the fixed space. Points go with the transform, from the fixed to the moving space.
+    """
+    with _plain_errors():
+        from mine_reg.register_command import apply_to_image, apply_to_points
+
+        if given.suffix == ".csv":
+            apply_to_points(transform, given, out)
+        elif reference is None:
+            raise ValueError("an image needs --reference, the image on whose grid the result is to lie")
+        else:
+            apply_to_image(transform, given, reference, out, label)
+    print(f"{out} is written.")
 
 
 @app.command()

@@ -1,0 +1,85 @@
+"""One-shot and refined registration against ANTs and convexAdam on CTs that the shipped weights have not seen.
+
+python benchmarks/peers.py scans.csv --left-out lidc1011 --out results/benchmarks
+
+Simulated pairs of the scans left out, whose true correspondence is known, and pairs of a left-out scan with those of other people, for which
+lung masks are all there is. All images have 128^3 voxels of 2.5 mm, and every transform is measured on that grid. One pair at a time,
+all cores for each method. convexAdam starts from ANTs' affine part, whose time is not in its own.
+"""
+
+import argparse
+from pathlib import Path
+
+import pandas as pd
+from tqdm import tqdm
+
+from mine_reg.baselines import ants_displacement, ants_register_pairs, ants_settings
+from mine_reg.convexadam import convexadam_register
+from mine_reg.data import make_simulated_pairs
+from mine_reg.itk import displacement_voxels
+from mine_reg.manifest import read_manifest, read_scans
+from mine_reg.metrics import evaluate_pair
+from mine_reg.pairwise import register
+from mine_reg.preprocess import load_pair, preprocess, read_pairs
+from mine_reg.study import root, settings
+
+SIZE, SPACING_MM = [128, 128, 128], 2.5
+
+
+def make_pairs(scans: pd.DataFrame, left_out: list[str], simulated: int, work: Path, seed: int) -> list[Path]:
+    """Preprocessed folders of the simulated pairs and of the pairs of different people."""
+    held, others = (scans[scans["scan_id"].isin(left_out) == out] for out in (True, False))
+    folders = {"simulated": "scanner", "subjects": "centre_of_mass"}
+    for name, start in folders.items():
+        raw, pairs = work / name / "raw", work / name / "pairs"
+        if (pairs / "pairs.csv").is_file():
+            continue
+        if name == "simulated":
+            make_simulated_pairs(raw, held.assign(split="test"), {"test": simulated}, SIZE, SPACING_MM, seed)
+        else:
+            raw.mkdir(parents=True, exist_ok=True)
+            rows = [{"pair_id": f"{a.scan_id}-{b.scan_id}", "fixed": a.image, "moving": b.image, "fixed_mask": a.mask, "moving_mask": b.mask, "split": "test"}
+                    for h in held.itertuples() for o in others.itertuples() for a, b in ((h, o), (o, h))]
+            pd.DataFrame(rows).to_csv(raw / "manifest.csv", index=False)
+        preprocess(read_manifest(raw / "manifest.csv"), pairs, SIZE, SPACING_MM, settings("preprocess").window_hu, start, {}, seed)
+    return [work / name / "pairs" for name in folders]
+
+
+def measure(folder: Path, work: Path, weights: list[str], threads: int) -> pd.DataFrame:
+    """Every metric and the seconds of every method for each pair of a folder."""
+    table, rows = read_pairs(folder, "test"), []
+    found = ants_register_pairs(table, work / "ants", work / "ants-work", ants_settings("SyNRA", [40, 20, 0], 1, threads), threads)
+    seconds = found.set_index("pair_id")["seconds"]
+    for row in tqdm(list(table.itertuples()), desc=folder.parent.name, unit="pair"):
+        pair = load_pair(folder, row)
+        affine = ants_displacement(work / "ants" / row.pair_id, pair.image, affine_only=True)
+        refined, took = convexadam_register(pair.fixed[None], pair.moving[None], affine)
+        answers = {"ants_affine": (affine, float("nan")), "ants": (ants_displacement(work / "ants" / row.pair_id, pair.image), seconds[row.pair_id]),
+                   "convexadam": (refined, took)}
+        for name in weights:
+            if row.Index == 0:
+                register(row.fixed, row.moving, name)  # a warm-up
+            for steps in (0, 100):
+                result = register(row.fixed, row.moving, name, refine=steps)
+                label = Path(name).stem + (" refined" if steps else "")
+                answers[label] = displacement_voxels(result.transform, pair.image, pair.image), result.report["seconds"]["register"]
+        rows += [{"pair_id": row.pair_id, "kind": folder.parent.name, "method": name} | evaluate_pair(pair, d) | {"seconds": s}
+                 for name, (d, s) in answers.items()]
+    return pd.DataFrame(rows)
+
+
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("scans", type=Path, help="table of CTs with lung masks, as data_manifests/example_scans.csv")
+parser.add_argument("--left-out", nargs="+", required=True, metavar="SCAN_ID")
+parser.add_argument("--simulated", type=int, default=6, help="number of simulated pairs")
+parser.add_argument("--weights", nargs="+", default=["miregnet", "midiceregnet"])
+parser.add_argument("--threads", type=int, default=2)
+parser.add_argument("--seed", type=int, default=11)
+parser.add_argument("--out", type=Path, required=True)
+arguments = parser.parse_args()
+work = root() / "scratch/peers"
+folders = make_pairs(read_scans(arguments.scans), arguments.left_out, arguments.simulated, work, arguments.seed)
+results = pd.concat([measure(folder, work / folder.parent.name, arguments.weights, arguments.threads) for folder in folders], ignore_index=True)
+arguments.out.mkdir(parents=True, exist_ok=True)
+results.to_csv(arguments.out / "peers.csv", index=False, float_format="%.6g")
+print(results.groupby(["kind", "method"], sort=False)[["dsc", "asd_mm", "hd95_mm", "tre_mm", "folding_percent", "seconds"]].mean().round(3).to_string())

@@ -1,0 +1,59 @@
+"""Trained networks of one method as a single file: AffineNet, DeformNet, T, their settings and where they come from."""
+
+import json
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from mine_reg.models import AffineNet, DeformNet, StatisticNet
+from mine_reg.registration import Registration
+from mine_reg.weights import load_affinenet, load_deformnet, load_statistic, make_network
+
+SHIPPED = Path(__file__).with_name("shipped")
+_KINDS = {"affinenet": AffineNet, "deformnet": DeformNet}
+
+
+def pack(affinenet: Path, deformnet: Path, path: Path, recipe: dict) -> None:
+    """Write the networks in two folders, as the training notebooks leave them, and DeformNet's T to one safetensors file.
+
+    recipe : what a user wants to know of the weights: data, seed, code version, scores; kept in the file's header
+    """
+    tensors, header = {}, {"recipe": json.dumps(recipe)}
+    for name, folder, load in (("affinenet", affinenet, load_affinenet), ("deformnet", deformnet, load_deformnet)):
+        tensors |= {f"{name}.{key}": value for key, value in load(folder).state_dict().items()}
+        header[name] = (Path(folder) / "settings.json").read_text(encoding="utf-8")
+    if (statistic := load_statistic(deformnet)) is not None:
+        tensors |= {f"statistic.{key}": value for key, value in statistic.state_dict().items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, path, metadata=header)
+
+
+def unpack(weights: str | Path) -> tuple[Registration, StatisticNet | None, dict]:
+    """The networks, ready for inference on the CPU, T (None when trained without) and their recipe; ``weights`` is a shipped name or a file made by `pack`.
+
+    Raises FileNotFoundError when there is none, and ValueError when the file is damaged or holds something else.
+    """
+    path = Path(weights)
+    if not path.suffix:
+        path = SHIPPED / f"{weights}.safetensors"
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in SHIPPED.glob("*.safetensors")))
+        raise FileNotFoundError(f"there are no weights {str(weights)!r}; choose from {known}, or give a file made by `mine-reg pack`")
+    try:
+        with safe_open(path, "pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - safetensors' own object
+        parts = {name: {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
+                 for name in (*_KINDS, "statistic")}
+        networks = {name: make_network(kind, json.loads(header[name])) for name, kind in _KINDS.items()}
+        for name, network in networks.items():
+            network.load_state_dict(parts[name])
+        statistic = StatisticNet(*parts["statistic"]["entrance_moving.0.weight"].shape) if parts["statistic"] else None
+        if statistic:
+            statistic.load_state_dict(parts["statistic"])
+        recipe = json.loads(header["recipe"])
+    except (SafetensorError, KeyError, RuntimeError, json.JSONDecodeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{path} does not hold the weights of a registration ({reason}); get or make it again") from None
+    return Registration(**networks).eval(), statistic, recipe

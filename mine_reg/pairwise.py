@@ -1,0 +1,256 @@
+"""Registration of one pair of chest CTs, of any size, spacing, orientation and origin, by trained networks."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+
+from mine_reg import itk, transforms
+from mine_reg.bundle import unpack
+from mine_reg.ct import AIR_HU, read_clipped, read_mask
+from mine_reg.estimator import histogram_mutual_information
+from mine_reg.grids import averaged, centred_grid, resampled
+from mine_reg.lungs import lung_mask
+from mine_reg.manifest import read_points
+from mine_reg.metrics import field_metrics, mask_metrics
+from mine_reg.models import StatisticNet
+from mine_reg.refine import refine as refine_pair
+from mine_reg.registration import Registration
+from mine_reg.spatial import compose_dvf, smooth, total_displacement, upsample, warp
+
+WINDOW_HU = (-1000.0, 500.0)
+_LUNGS_MM = 4.0     # voxels on which lungs are looked for
+_FAR_MM = 60.0      # lungs further apart than this are brought together before the networks look
+_SIZE = 64          # voxels along an axis of the coarse working grid, as in training
+_SPACING_MM = 5.0   # of the coarse grid, as in training; larger for lungs that would not fit
+_MARGIN_MM = 20.0   # between the lungs of the fixed image and the border of the grid, at least
+_FINE_PASSES = 2    # of DeformNet at half the spacing
+_NEAR_MM = 15.0     # of the lungs: where refinement looks, as training does
+_TAPER_MM = 15.0    # at the border of the working grid the field fades, so that it does not end in a step
+
+Image = str | Path | sitk.Image
+
+
+@dataclass
+class Result:
+    """A registered pair.
+
+    moved : the moving image on the fixed image's own grid, interpolated once
+    transform : affine map after displacement field, from fixed to moving points in LPS mm
+    dvf : T(x) - x on the working grid, a vector image in LPS mm
+    report : what is worth knowing, see `register`
+    """
+
+    moved: sitk.Image
+    transform: sitk.CompositeTransform
+    dvf: sitk.Image
+    report: dict
+
+
+def register(fixed: Image, moving: Image, weights: str | Path = "midiceregnet", refine: int = 0, device: str | None = None,
+             fixed_mask: Image | None = None, moving_mask: Image | None = None,
+             fixed_points: str | Path | Sequence | None = None, moving_points: str | Path | Sequence | None = None) -> Result:
+    """Register ``moving`` with ``fixed``, each a file, a folder with one DICOM series or a SimpleITK image in HU.
+
+    weights : name of weights in the package, or a file made by `bundle.pack`
+    refine : at most so many steps of instance optimisation after the networks, see `refine.refine`; 0: one shot
+    device : ``cpu`` or ``cuda``; None: a GPU where there is one
+    fixed_mask, moving_mask : lung masks on their images' grids; used for the report alone
+    fixed_points, moving_points : corresponding points in LPS mm, CSV files or (N, 3); used for the report alone
+
+    The report has ``mutual_information_before`` and ``_after`` (nats, near the fixed lungs), ``folding_percent`` and ``sd_log_jacobian`` on
+    the working grid, ``refinement`` (what `refine.refine` says), ``seconds``, ``start_mm`` (the shift that brought lungs far apart together, else zeros), with masks and points
+    also DSC, ASD, HD, HD95 and TRE before and after, and ``warnings``, sentences about a result that should not be trusted.
+
+    Raises FileNotFoundError, and ValueError (one sentence that names the input) when an image is no chest CT in HU, a mask is on another
+    grid, or points do not correspond.
+    """
+    started = time.perf_counter()
+    names = {name: str(given) if isinstance(given, str | Path) else name for name, given in (("fixed", fixed), ("moving", moving))}
+    images = {name: _ct(given, names[name]) for name, given in (("fixed", fixed), ("moving", moving))}
+    masks = {name: None if given is None else _mask(given, images[name], name, names[name])
+             for name, given in (("fixed", fixed_mask), ("moving", moving_mask))}
+    points = _points(fixed_points, moving_points)
+    lungs = {name: _lungs(image, names[name]) for name, image in images.items()}
+    shift = _start(lungs["fixed"], lungs["moving"])
+    read = time.perf_counter()
+
+    coarse, grid = _working_grids(lungs["fixed"])
+    start = sitk.TranslationTransform(3, (-shift).tolist())
+    pyramid = [[scaled(images["fixed"], level), scaled(images["moving"], level, start)] for level in (coarse, grid)]
+    registration, statistic, recipe = _networks(str(weights), device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    theta, dvf = _coarse_to_fine(registration, *pyramid)
+    refinement = {}
+    if refine:
+        if statistic is None:
+            raise ValueError(f"weights {weights} hold no T, which refine needs; they were trained without MINE")
+        theta, dvf, refinement = _refined(pyramid[1], theta, dvf, statistic, lungs["fixed"], grid, refine)
+    theta, dvf = theta.cpu(), dvf.cpu()
+    dvf = dvf * _border(dvf.shape[2:], grid.GetSpacing()[0])
+    transform = _with_start(itk.composite_transform(theta, dvf, grid, grid), shift)
+    registered = time.perf_counter()
+
+    moved = transforms.resample(sitk.Cast(images["moving"], sitk.sitkInt16), images["fixed"], transform, label=False, outside=AIR_HU)
+    report = {"weights": str(weights), "refinement": refinement, "start_mm": shift.round(2).tolist(), "working_size": list(grid.GetSize()),
+              "working_spacing_mm": grid.GetSpacing()[0]}
+    near = sitk.GetArrayFromImage(resampled(lungs["fixed"], grid, 0)) > 0
+    after = scaled(images["moving"], grid, transform)
+    for moment, moved_there in (("before", pyramid[1][1]), ("after", after)):
+        report[f"mutual_information_{moment}"] = histogram_mutual_information(moved_there[0].numpy()[near], pyramid[1][0][0].numpy()[near])
+    report |= field_metrics(total_displacement(theta, dvf, dvf.shape[2:]))
+    unmoved = sitk.Transform(3, sitk.sitkIdentity)
+    for moment, map_ in (("before", unmoved), ("after", transform)):
+        report |= {f"{name}_{moment}": value for name, value in _measured(map_, images["fixed"], masks, points).items()}
+    report["seconds"] = {"read": read - started, "register": registered - read, "total": time.perf_counter() - started}
+    report["warnings"] = _warnings(report, recipe)
+    field = sitk.TransformToDisplacementField(transform, sitk.sitkVectorFloat32, grid.GetSize(), grid.GetOrigin(), grid.GetSpacing(),
+                                              grid.GetDirection())
+    return Result(moved, transform, field, report)
+
+
+def _ct(given: Image, name: str) -> sitk.Image:
+    if isinstance(given, sitk.Image):
+        if given.GetDimension() != 3 or given.GetNumberOfComponentsPerPixel() != 1 or min(given.GetSize()) < 4:
+            raise ValueError(f"{name} must be a scalar volume with at least 4 voxels along each axis, not {given.GetSize()}")
+        if not np.isfinite(sitk.GetArrayViewFromImage(given)).all():
+            raise ValueError(f"{name} holds voxels that are NaN or infinite; replace them, e.g. by -1024 HU")
+        return read_clipped(name, given)
+    return read_clipped(given)
+
+
+def _mask(given: Image, image: sitk.Image, name: str, owner: str) -> sitk.Image:
+    if isinstance(given, sitk.Image):
+        if not itk.same_grid(given, image):
+            raise ValueError(f"{name}_mask is on another grid than {owner}; resample it to its image")
+        return sitk.Cast(given != 0, sitk.sitkFloat32)
+    return read_mask(given, image, f"{name}_mask", owner)
+
+
+def _points(fixed, moving) -> tuple[np.ndarray, np.ndarray] | None:
+    if fixed is None and moving is None:
+        return None
+    if fixed is None or moving is None:
+        raise ValueError("points were given of one image alone; give fixed and moving points, row i to row i")
+    fixed, moving = (read_points(given) if isinstance(given, str | Path) else np.asarray(given, float).reshape(-1, 3) for given in (fixed, moving))
+    if len(fixed) != len(moving) or not len(fixed):
+        raise ValueError(f"there are {len(fixed)} fixed and {len(moving)} moving points; row i of one must correspond to row i of the other")
+    return fixed, moving
+
+
+def _lungs(image: sitk.Image, name: str) -> sitk.Image:
+    """Lungs on an axis-aligned grid of 4 mm over the image. Raises ValueError that names the image when there are none."""
+    grid = _box_grid(image, _LUNGS_MM)
+    try:
+        return lung_mask(resampled(averaged(image, _LUNGS_MM), grid, AIR_HU))
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+
+
+def _box(image: sitk.Image) -> tuple[np.ndarray, np.ndarray]:
+    """Lowest and highest x, y, z in mm of an image's voxel centres."""
+    corners = np.array(np.meshgrid(*[(0, n - 1) for n in image.GetSize()[::-1]], indexing="ij")).reshape(3, -1).T
+    points = itk.voxels_to_points(corners, image).numpy()
+    return points.min(0), points.max(0)
+
+
+def _box_grid(image: sitk.Image, spacing_mm: float) -> sitk.Image:
+    low, high = _box(image)
+    size = np.maximum(np.ceil((high - low) / spacing_mm).astype(int) + 1, 4)
+    return centred_grid((low + high) / 2, size[::-1].tolist(), spacing_mm)
+
+
+def _working_grids(lungs: sitk.Image) -> tuple[sitk.Image, sitk.Image]:
+    """Two cubes around the lungs of the fixed image, axes L, P, S, from the same first to the same last voxel centre: the coarse one and
+    one of half its spacing. So affine maps in `affine_grid` coordinates and upsampled fields mean the same on both."""
+    voxels = np.argwhere(sitk.GetArrayViewFromImage(lungs) > 0)
+    low, high = (itk.voxels_to_points(corner, lungs).numpy()[0] for corner in (voxels.min(0), voxels.max(0)))
+    spacing = max(_SPACING_MM, ((high - low).max() + 2 * _MARGIN_MM) / (_SIZE - 1))
+    return tuple(centred_grid((low + high) / 2, [n] * 3, s) for n, s in ((_SIZE, spacing), (2 * _SIZE - 1, spacing / 2)))
+
+
+@torch.inference_mode()
+def _coarse_to_fine(registration: Registration, coarse: list[torch.Tensor], fine: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """theta (1, 3, 4) and DVF (1, 3, D, H, W) in voxels of the fine grid: both networks on the coarse grid, then DeformNet on the fine one."""
+    device = next(registration.parameters()).device
+    (fixed, moving), (fine_fixed, fine_moving) = ([image[None].to(device) for image in level] for level in (coarse, fine))
+    theta, dvf = registration(fixed, moving)
+    size = fine_fixed.shape[2:]
+    dvf = 2 * upsample(dvf, size)  # in voxels half as large
+    for _ in range(_FINE_PASSES):
+        step = registration.deformnet(fine_fixed, warp(fine_moving, total_displacement(theta, dvf, size)))
+        dvf = compose_dvf(dvf, upsample(step, size), size)
+    return theta, dvf
+
+
+def _start(fixed: sitk.Image, moving: sitk.Image) -> np.ndarray:
+    """Shift in mm that moves the lungs of the moving image onto those of the fixed one when they are far apart, else zeros."""
+    centres = [itk.voxels_to_points(np.argwhere(sitk.GetArrayViewFromImage(lungs) > 0).mean(0), lungs).numpy()[0] for lungs in (fixed, moving)]
+    shift = centres[0] - centres[1]
+    return shift if np.linalg.norm(shift) > _FAR_MM else np.zeros(3)
+
+
+def scaled(image: sitk.Image, grid: sitk.Image, transform: sitk.Transform | None = None) -> torch.Tensor:
+    """(1, D, H, W) on the working grid, through a transform, windowed so that air is 0."""
+    low, high = WINDOW_HU
+    values = itk.to_tensor(resampled(averaged(image, grid.GetSpacing()[0]), grid, AIR_HU, transform))
+    return (values.clamp(low, high) - low) / (high - low)
+
+
+def _refined(images: list[torch.Tensor], theta: torch.Tensor, dvf: torch.Tensor, statistic: StatisticNet, lungs: sitk.Image, grid: sitk.Image,
+             steps: int) -> tuple[torch.Tensor, torch.Tensor, dict]:
+    """`refine.refine` on the fine grid, near the lungs; the DVF at every other voxel, where the grids share their ends."""
+    distance = sitk.SignedMaurerDistanceMap(lungs, squaredDistance=False, useImageSpacing=True)
+    near = torch.from_numpy(sitk.GetArrayFromImage(resampled(distance, grid, 255.0)) <= _NEAR_MM)
+    fixed, moving = (image[None].to(theta.device) for image in images)
+    coarse = smooth(dvf, 0.9)[:, :, ::2, ::2, ::2]
+    theta, dvf, what = refine_pair(fixed, moving, theta.clone(), coarse.clone(), statistic.to(theta.device), near, steps)
+    return theta, upsample(dvf, fixed.shape[2:]), what
+
+
+def _border(size: Sequence[int], spacing_mm: float) -> torch.Tensor:
+    """(1, 1, D, H, W): 1 inside, falling to 0 over the outermost _TAPER_MM."""
+    weights = torch.ones(tuple(size))
+    for axis, n in enumerate(size):
+        steps = torch.arange(n)
+        ramp = (torch.minimum(steps, n - 1 - steps) * spacing_mm / _TAPER_MM).clamp(max=1.0)
+        weights = weights * ramp.view([-1 if axis == other else 1 for other in range(3)])
+    return weights[None, None]
+
+
+def _with_start(transform: sitk.CompositeTransform, shift: np.ndarray) -> sitk.CompositeTransform:
+    """The networks saw the moving image shifted by ``shift``; its own points lie before that."""
+    affine, field = sitk.AffineTransform(transform.GetNthTransform(0)), transform.GetNthTransform(1)
+    affine.SetTranslation((np.array(affine.GetTranslation()) - shift).tolist())
+    return sitk.CompositeTransform([affine, field])
+
+
+@lru_cache(maxsize=4)
+def _networks(weights: str, device: str):
+    registration, statistic, recipe = unpack(weights)
+    return registration.to(device), statistic, recipe
+
+
+def _measured(transform: sitk.Transform, fixed: sitk.Image, masks: dict, points) -> dict[str, float]:
+    measured = {}
+    if masks["fixed"] is not None and masks["moving"] is not None:
+        moved = resampled(masks["moving"], fixed, 0, transform) > 0.5
+        measured |= mask_metrics(itk.to_tensor(masks["fixed"]), itk.to_tensor(moved), fixed.GetSpacing()[::-1])
+    if points is not None:
+        measured["tre_mm"] = float(np.linalg.norm(transforms.map_points(transform, points[0]) - points[1], axis=1).mean())
+    return measured
+
+
+def _warnings(report: dict, recipe: dict) -> list[str]:
+    said = []
+    if any(report["start_mm"]):
+        said.append(f"the lungs lay far apart, so the moving image was first shifted by {report['start_mm']} mm")
+    if report["mutual_information_after"] <= report["mutual_information_before"]:
+        said.append("mutual information did not rise; look at the result before you use it")
+    if report["folding_percent"] > 0.1:
+        said.append(f"the transform folds space at {report['folding_percent']:.2f} % of the voxels")
+    return said

@@ -1,0 +1,130 @@
+"""How the weights that come with the package are made: phantoms, pairs simulated from CTs, and CTs of different people, all of them varied.
+
+python -m mine_reg.ship scans.csv --leave-out lidc1011 --loss midiceregnet --out mine_reg/shipped
+
+scans.csv : as data_manifests/example_scans.csv. What is left out is never seen, and serves for the comparison in the README.
+An interrupted run goes on where it stopped.
+"""
+
+import argparse
+import itertools
+import json
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+
+import lightning
+import pandas as pd
+from torch.utils.data import ConcatDataset, Dataset
+
+from mine_reg.bundle import pack
+from mine_reg.ct import read_clipped
+from mine_reg.data import make_phantom_pairs, make_simulated_pairs
+from mine_reg.fitting import PairData, fit
+from mine_reg.lungs import lung_mask
+from mine_reg.manifest import read_manifest, read_scans
+from mine_reg.pair_data import PairDataset
+from mine_reg.preprocess import preprocess
+from mine_reg.study import LOSSES, root, settings
+from mine_reg.training import POINTS, VOLUMES, AffineTraining, DeformTraining
+from mine_reg.varied import VariedPairs
+from mine_reg.weights import load_affinenet, load_statistic
+
+SIZE, SPACING_MM = [64, 64, 64], 5.0
+
+
+def make_pairs(scans: pd.DataFrame, work: Path, phantoms: int, simulated: int, seed: int) -> list[Path]:
+    """Three preprocessed folders: phantoms, simulated pairs of the scans, and every ordered pair of different subjects."""
+    folders = [work / name for name in ("phantom", "simulated", "subjects")]
+    window, share = settings("preprocess").window_hu, {"train": 0.85, "validation": 0.15}
+
+    def prepared(folder: Path, start: str) -> None:
+        table = read_manifest(folder / "raw/manifest.csv")
+        number = max(1, round(share["validation"] * len(table)))
+        if (table["split"] == "").all():  # every phantom is a subject of its own
+            table["split"] = ["validation" if i < number else "train" for i in range(len(table))]
+        preprocess(table, folder / "pairs", SIZE, SPACING_MM, window, start, {}, seed)
+
+    if not (folders[0] / "pairs/pairs.csv").is_file():
+        make_phantom_pairs(folders[0] / "raw", phantoms, SIZE, SPACING_MM, seed)
+        prepared(folders[0], "scanner")
+    if not (folders[1] / "pairs/pairs.csv").is_file():
+        counts = {"train": round(share["train"] * simulated), "validation": round(share["validation"] * simulated)}
+        both = pd.concat([scans.assign(split=split, scan_id=scans["scan_id"] + suffix, subject_id=scans["subject_id"] + suffix)
+                          for split, suffix in (("train", ""), ("validation", "_v"))])
+        make_simulated_pairs(folders[1] / "raw", both, counts, SIZE, SPACING_MM, seed)
+        prepared(folders[1], "scanner")
+    if not (folders[2] / "pairs/pairs.csv").is_file():
+        _subjects(scans, folders[2] / "raw")
+        prepared(folders[2], "centre_of_mass")
+    return [folder / "pairs" for folder in folders]
+
+
+def _subjects(scans: pd.DataFrame, folder: Path) -> None:
+    """Every scan as fixed image for every other subject's scan; lung masks of those without are made."""
+    import SimpleITK as sitk
+
+    folder.mkdir(parents=True, exist_ok=True)
+    masks = {}
+    for scan in scans.itertuples():
+        masks[scan.scan_id] = scan.mask
+        if not scan.mask:
+            masks[scan.scan_id] = str(folder / f"{scan.scan_id}_lungs.nii.gz")
+            sitk.WriteImage(lung_mask(read_clipped(scan.image)), masks[scan.scan_id])
+    rows = [{"pair_id": f"{a.scan_id}-{b.scan_id}", "fixed": a.image, "moving": b.image, "fixed_mask": masks[a.scan_id],
+             "moving_mask": masks[b.scan_id], "split": "train", "subject_id": f"{a.subject_id}-{b.subject_id}"}
+            for a, b in itertools.permutations(list(scans.itertuples()), 2) if a.subject_id != b.subject_id]
+    pd.DataFrame(rows).to_csv(folder / "manifest.csv", index=False)
+
+
+def training_data(cfg: SimpleNamespace, folders: list[Path], repeat_subjects: int) -> PairData:
+    """Varied pairs of all folders for training, the pairs with a validation split as they are for validation."""
+    training: list[Dataset] = [PairDataset(folder, "train", VOLUMES, True) for folder in folders]
+    training[2] = ConcatDataset([training[2]] * repeat_subjects)
+    validation = ConcatDataset([PairDataset(folder, "validation", VOLUMES + POINTS, True) for folder in folders[:2]])
+    identity = b"".join((folder / "pairs.csv").read_bytes() for folder in folders)
+    return PairData(cfg, VariedPairs(ConcatDataset(training)), validation, identity)
+
+
+def train(network: str, loss: str, folders: list[Path], work: Path, arguments: argparse.Namespace) -> Path:
+    """Train one network unless it is there; returns its folder."""
+    out = work / f"{network}-{loss}"
+    if (out / "settings.json").is_file():
+        return out
+    epochs = getattr(arguments, f"{network}_epochs")
+    cfg = settings(network, profile="laptop", loss=loss, seed=arguments.seed, epochs=epochs, validate_every=max(1, epochs // 6))
+    cfg.epochs = cfg.validate_every * max(1, epochs // cfg.validate_every)
+    lightning.seed_everything(cfg.seed, verbose=False)
+    below = work / f"affinenet-{loss}"
+    module = AffineTraining(cfg) if network == "affinenet" else DeformTraining(cfg, load_affinenet(below), load_statistic(below))
+    fit(module, training_data(cfg, folders, arguments.repeat_subjects), out, work / "checkpoints" / out.name)
+    return out
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("scans", type=Path)
+    parser.add_argument("--leave-out", nargs="*", default=[], metavar="SCAN_ID")
+    parser.add_argument("--loss", choices=LOSSES, required=True)
+    parser.add_argument("--phantoms", type=int, default=60)
+    parser.add_argument("--simulated", type=int, default=60)
+    parser.add_argument("--repeat-subjects", type=int, default=3, help="how often a pair of different people comes in an epoch")
+    parser.add_argument("--affinenet-epochs", type=int, default=90)
+    parser.add_argument("--deformnet-epochs", type=int, default=18)
+    parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    scans = read_scans(arguments.scans)
+    scans = scans[~scans["scan_id"].isin(arguments.leave_out)]
+    work = root() / "scratch/ship"
+    folders = make_pairs(scans, work, arguments.phantoms, arguments.simulated, arguments.seed)
+    networks = [train(network, arguments.loss, folders, work, arguments) for network in ("affinenet", "deformnet")]
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, encoding="utf-8", check=False, cwd=root()).stdout.strip()
+    recipe = {"command": {name: str(value) if isinstance(value, Path) else value for name, value in vars(arguments).items()},
+              "scans": scans["scan_id"].tolist(), "commit": commit, "size": SIZE, "spacing_mm": SPACING_MM}
+    pack(*networks, arguments.out / f"{arguments.loss}.safetensors", recipe)
+    print(json.dumps(recipe, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""Instance optimisation: it finds a known displacement, keeps the better answer, never folds, and forgets the last pair."""
+
+import pytest
+import torch
+
+from mine_reg.losses import MineLoss, scores
+from mine_reg.models import StatisticNet
+from mine_reg.refine import refine
+from mine_reg.spatial import smooth, transform_points, voxel_points, warp
+
+SIZE = (24, 24, 24)
+
+
+@pytest.fixture(scope="module")
+def pair():
+    """A textured image and itself displaced by a smooth field of one voxel on average; x -> x + u(x) leads from fixed to moving."""
+    generator = torch.Generator().manual_seed(0)
+    image = smooth(torch.rand(1, 1, *SIZE, generator=generator), 1.5)
+    image = (image - image.min()) / (image.max() - image.min())
+    field = smooth(torch.randn(1, 3, *SIZE, generator=generator), 5.0)
+    field = field / field[0, :, 5:-5, 5:-5, 5:-5].norm(dim=0).mean()
+    return warp(image, field), image, field
+
+
+@pytest.fixture(scope="module")
+def statistic(pair):
+    """T as a training leaves it: it knows how aligned images of this kind look."""
+    torch.manual_seed(1)
+    statistic, criterion, values = StatisticNet(16, 1), MineLoss(), pair[0].flatten()[None, :, None]
+    optimiser = torch.optim.Adam(statistic.parameters(), 5e-3)
+    for _ in range(300):
+        chosen = torch.randint(values.shape[1], (4000,))
+        optimiser.zero_grad()
+        criterion(*scores(statistic, values[:, chosen] + 0.05 * torch.randn(1, 4000, 1), values[:, chosen])).backward()
+        optimiser.step()
+    return statistic
+
+
+def error(theta, dvf, field) -> float:
+    chosen = torch.arange(24**3).view(SIZE)[5:-5, 5:-5, 5:-5].flatten()
+    points = voxel_points(chosen[None], SIZE)
+    truth = points + field.flatten(2).transpose(1, 2)[:, chosen]
+    return float((transform_points(points, SIZE, theta, dvf) - truth).norm(dim=-1).mean())
+
+
+def run(pair, statistic, steps, **options):
+    fixed, moving, _ = pair
+    start = torch.eye(3, 4)[None], torch.zeros(1, 3, 12, 12, 12)
+    return refine(fixed, moving, *start, statistic, torch.ones(SIZE, dtype=torch.bool), steps, **{"mu": 1.0, "samples": 8000, "rate": 0.05, **options})
+
+
+def test_it_finds_a_known_displacement_and_says_what_it_did(pair, statistic):
+    theta, dvf, info = run(pair, statistic, 150)
+    before = error(torch.eye(3, 4)[None], torch.zeros(1, 3, 12, 12, 12), pair[2])
+    assert before > 0.5 and error(theta, dvf, pair[2]) < 0.5 * before
+    assert info["objective_after"] < info["objective_before"] and 0 < info["best_step"] <= info["steps"] <= 150
+
+
+def test_it_stops_and_gives_back_the_start_when_nothing_gets_better(pair, statistic):
+    theta, dvf, info = run(pair, statistic, 100, mu=1e6)  # any field costs more than all similarity is worth
+    assert info["best_step"] == 0 and info["steps"] == 20
+    torch.testing.assert_close(theta, torch.eye(3, 4)[None])
+    assert dvf.abs().max() == 0
+
+
+def test_an_answer_that_folds_is_never_taken(pair, statistic):
+    _, dvf, info = run(pair, statistic, 40, mu=0.0, rate=3.0, smoothing=0.0)
+    assert info["best_step"] == 0 and dvf.abs().max() == 0
+
+
+def test_nothing_of_a_pair_reaches_the_next(pair, statistic):
+    before = {name: value.clone() for name, value in statistic.state_dict().items()}
+    first = run(pair, statistic, 20)
+    second = run(pair, statistic, 20)
+    assert all(torch.equal(value, before[name]) for name, value in statistic.state_dict().items())
+    torch.testing.assert_close(second[1], first[1], rtol=0, atol=0)
