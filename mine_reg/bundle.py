@@ -38,8 +38,9 @@ def unpack(weights: str | Path) -> tuple[Registration, StatisticNet | None, dict
     if not path.suffix:
         path = SHIPPED / f"{weights}.safetensors"
     if not path.is_file():
-        known = ", ".join(sorted(file.stem for file in SHIPPED.glob("*.safetensors")))
-        raise FileNotFoundError(f"there are no weights {str(weights)!r}; choose from {known}, or give a file made by `mine-reg pack`")
+        known = ", ".join(sorted(file.stem for file in SHIPPED.glob("*.safetensors"))) or "none yet"
+        raise FileNotFoundError(f"there are no weights {str(weights)!r}; the package holds {known}; or give a file that `python -m mine_reg.ship` "
+                                "has made")
     try:
         with safe_open(path, "pt") as file:
             header = file.metadata() or {}
