@@ -58,7 +58,9 @@ def code(path) -> str:
 
 
 def test_stages_depend_on_the_modules_they_import(repository, stages, notebook_stages):
-    assert not imported((repository / "mine_reg/__init__.py").read_text(encoding="utf-8")), "every stage would depend on these"
+    package = ast.parse((repository / "mine_reg/__init__.py").read_text(encoding="utf-8"))
+    at_once = [node for node in package.body if not isinstance(node, ast.FunctionDef)]  # `register` is imported on demand, by no stage
+    assert not imported(ast.unparse(at_once)), "every stage would depend on these"
     for stage, notebook in notebook_stages.items():
         todo, closure = imported(code(repository / f"notebooks/{notebook}.ipynb")) - ONLY_SHOWS.get(stage, set()), set()
         while todo:
