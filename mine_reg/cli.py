@@ -103,6 +103,32 @@ def apply(
 
 
 @app.command()
+def evaluate(
+    fixed: Annotated[Path, typer.Argument(help="The fixed CT.")],
+    moving: Annotated[Path, typer.Argument(help="The moving CT.")],
+    transform: Annotated[list[Path], typer.Argument(help="transform.h5; or several files in ANTs' order: "
+                                                    "1Warp.nii.gz 0GenericAffine.mat.")],
+    fixed_mask: Annotated[Path | None, typer.Option(help="Lung mask of the fixed image.")] = None,
+    moving_mask: Annotated[Path | None, typer.Option(help="Lung mask of the moving image.")] = None,
+    fixed_points: Annotated[Path | None, typer.Option(help="CSV x,y,z in LPS mm.")] = None,
+    moving_points: Annotated[Path | None, typer.Option(help="Their partners, row by row.")] = None,
+    out: Annotated[Path | None, typer.Option(help="JSON file for the numbers.")] = None,
+) -> None:
+    """Measure a transform, of this program or another: overlap and surface distances with masks, landmark error with points, folding always."""
+    with _plain_errors():
+        import json
+
+        from mine_reg.pair_evaluation import evaluate as evaluate_transform
+
+        report = evaluate_transform(fixed, moving, transform, fixed_mask, moving_mask, fixed_points, moving_points)
+        if out is not None:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    for name, value in report.items():
+        print(f"{name:32s} {value:10.4f}")
+
+
+@app.command()
 def check(
     manifest: Annotated[Path, typer.Argument(help="CSV table with one row per pair; see data_manifests/README.md.")],
     workers: Annotated[int, typer.Option(help="Processes, each of which holds one pair; -1: all cores.")] = -1,

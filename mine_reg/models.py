@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mine_reg.spatial import compose_affine, compose_dvf, smooth, total_displacement, warp
+from mine_reg.spatial import compose_affine, compose_dvf, resample, smooth
 
 SLOPE = 0.2  # of the leaky ReLU, in all networks
 POOLED = {"moments": 4, "average": 1, "adaptive": 64}  # what AffineNet's pooling makes of one feature map
@@ -50,10 +50,19 @@ def _checked_passes(passes: int, network: str) -> int:
     return passes
 
 
+class Convolution(nn.Conv3d):
+    """nn.Conv3d that asks oneDNN for single volumes on the CPU too: torch itself then takes a kernel that needs several times as long."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        if maps.device.type == "cpu" and maps.dtype == torch.float32 and torch.backends.mkldnn.is_available() and not torch.is_autocast_enabled("cpu"):
+            return torch.mkldnn_convolution(maps, self.weight, self.bias, self.padding, self.stride, self.dilation, self.groups)
+        return super().forward(maps)
+
+
 def convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
     """3x3x3 convolution, instance normalisation (section 2.4 of the paper), leaky ReLU."""
     return nn.Sequential(
-        nn.Conv3d(inputs, outputs, 3, stride=stride, padding=1), nn.InstanceNorm3d(outputs, affine=True),
+        Convolution(inputs, outputs, 3, stride=stride, padding=1), nn.InstanceNorm3d(outputs, affine=True),
         nn.LeakyReLU(SLOPE),
     )
 
@@ -100,8 +109,8 @@ class AffineNet(nn.Module):
         nn.init.zeros_(self.parameters_head.bias)
 
     def forward(self, fixed: Tensor, moving: Tensor) -> Tensor:
-        """theta (B, 3, 4) in affine_grid coordinates for images (B, 1, D, H, W)."""
-        maps = self.averaged_down(torch.cat([fixed, moving], dim=1))
+        """theta (B, 3, 4) in affine_grid coordinates of the grid of images (B, 1, D, H, W)."""
+        maps, size = self.averaged_down(torch.cat([fixed, moving], dim=1)), fixed.shape[2:]
         if self.coordinates:
             axes = torch.meshgrid(*(_coordinate(n, maps) for n in maps.shape[2:]), indexing="ij")
             maps = torch.cat([maps, torch.stack(axes).expand(len(maps), -1, -1, -1, -1)], dim=1)
@@ -110,26 +119,37 @@ class AffineNet(nn.Module):
         # 0.1: with Adam a step changes phi by about the learning rate, and 0.1 x 1e-3 of the half width is a fine step
         # the sum in the weights' own precision: under bf16-mixed phi has three digits, of which 1 + phi would lose two
         identity = torch.eye(3, 4, dtype=self.parameters_head.weight.dtype, device=phi.device)
-        return identity + 0.1 * phi.view(-1, 3, 4)
+        return self._on_grid(identity + 0.1 * phi.view(-1, 3, 4), size)
 
     def averaged_down(self, volumes: Tensor) -> Tensor:
         """Volumes (B, C, D, H, W) with no axis longer than ``largest_size``."""
         working = [min(n, self.largest_size) for n in volumes.shape[2:]]
         return volumes if working == list(volumes.shape[2:]) else F.interpolate(volumes, size=working, mode="area")
 
+    def _on_grid(self, theta: Tensor, size: Sequence[int]) -> Tensor:
+        """theta of the averaged grid as the same map in the coordinates of the grid of ``size``.
+
+        -1 and 1 are the centres of the outermost voxels, and those of the averaged grid lie further in.
+        """
+        within = [(m - 1) * n / (m * (n - 1)) if m < n else 1.0 for n, m in ((n, min(n, self.largest_size)) for n in reversed(size))]
+        within = theta.new_tensor(within)[:, None]
+        return within * theta / torch.cat([within.T, theta.new_ones(1, 1)], dim=1)
+
     def register(self, fixed: Tensor, moving: Tensor, passes: int | None = None) -> Tensor:
         """phi_A (B, 3, 4) after ``passes`` (None: the network's own number) for images (B, 1, D, H, W).
 
-        Every pass sees the moving image through all maps so far; gradients flow through the last pass alone.
+        Every pass sees the moving image through all maps so far; gradients flow through the last pass alone. The images are averaged
+        once, before the first pass.
         """
-        theta = None
+        size, theta = fixed.shape[2:], None
+        fixed, moving = self.averaged_down(fixed), self.averaged_down(moving)
         for remaining in reversed(range(passes or self.passes)):
             with torch.set_grad_enabled(torch.is_grad_enabled() and remaining == 0):
                 if theta is None:
                     theta = self(fixed, moving)
                 else:
-                    theta = compose_affine(theta, self(fixed, warp(moving, total_displacement(theta, None, fixed.shape[2:]))))
-        return theta
+                    theta = compose_affine(theta, self(fixed, resample(moving, theta)))
+        return self._on_grid(theta, size)
 
     def _pool(self, maps: Tensor) -> Tensor:
         if self.pooling == "adaptive":
@@ -182,10 +202,14 @@ class DeformNet(nn.Module):
 
         fixed, moved : (B, 1, D, H, W); moved is M(phi_A). Axes need not be divisible by anything.
         """
-        maps = torch.cat([fixed, moved], dim=1)
-        if self.local_contrast:
-            maps = torch.cat([maps, local_contrast(maps)], dim=1)
-        skips = []
+        return self._field(self._seen(fixed), self._seen(moved))
+
+    def _seen(self, image: Tensor) -> Tensor:
+        """The input channels that come from one image."""
+        return torch.cat([image, local_contrast(image)], dim=1) if self.local_contrast else image
+
+    def _field(self, fixed: Tensor, moved: Tensor) -> Tensor:
+        maps, skips = torch.cat([fixed, moved], dim=1), []
         for block in self.encoder:
             maps = block(maps)
             skips.append(maps)
@@ -205,9 +229,9 @@ class DeformNet(nn.Module):
         Every pass samples the moving image itself, through phi_A and all fields so far. Gradients flow through the last pass
         alone: it costs no more to train than a single one, and each pass learns from what its predecessors leave.
         """
-        size, dvf = fixed.shape[2:], None
+        size, dvf, seen = fixed.shape[2:], None, self._seen(fixed)
         for remaining in reversed(range(passes or self.passes)):
             with torch.set_grad_enabled(torch.is_grad_enabled() and remaining == 0):
-                step = self(fixed, warp(moving, total_displacement(theta, dvf, size)))
+                step = self._field(seen, self._seen(resample(moving, theta, dvf)))
                 dvf = step if dvf is None else compose_dvf(dvf, step, size)
         return dvf

@@ -12,16 +12,17 @@ import torch
 
 from mine_reg import itk, transforms
 from mine_reg.bundle import unpack
-from mine_reg.ct import AIR_HU, read_clipped, read_mask
+from mine_reg.ct import AIR_HU
 from mine_reg.estimator import histogram_mutual_information
 from mine_reg.grids import averaged, centred_grid, resampled
 from mine_reg.lungs import lung_mask
-from mine_reg.manifest import read_points
-from mine_reg.metrics import field_metrics, mask_metrics
+from mine_reg.metrics import field_metrics
 from mine_reg.models import StatisticNet
+from mine_reg.pair_evaluation import measured
+from mine_reg.pair_inputs import Image, Points, read_ct, read_lung_mask, read_pair_points
 from mine_reg.refine import refine as refine_pair
 from mine_reg.registration import Registration
-from mine_reg.spatial import compose_dvf, smooth, total_displacement, upsample, warp
+from mine_reg.spatial import compose_dvf, resample, smooth, total_displacement, upsample
 
 WINDOW_HU = (-1000.0, 500.0)
 _LUNGS_MM = 4.0     # voxels on which lungs are looked for
@@ -32,8 +33,6 @@ _MARGIN_MM = 20.0   # between the lungs of the fixed image and the border of the
 _FINE_PASSES = 2    # of DeformNet at half the spacing
 _NEAR_MM = 15.0     # of the lungs: where refinement looks, as training does
 _TAPER_MM = 15.0    # at the border of the working grid the field fades, so that it does not end in a step
-
-Image = str | Path | sitk.Image
 
 
 @dataclass
@@ -54,7 +53,7 @@ class Result:
 
 def register(fixed: Image, moving: Image, weights: str | Path = "midiceregnet", refine: int = 0, device: str | None = None,
              fixed_mask: Image | None = None, moving_mask: Image | None = None,
-             fixed_points: str | Path | Sequence | None = None, moving_points: str | Path | Sequence | None = None) -> Result:
+             fixed_points: Points | None = None, moving_points: Points | None = None) -> Result:
     """Register ``moving`` with ``fixed``, each a file, a folder with one DICOM series or a SimpleITK image in HU.
 
     weights : name of weights in the package, or a file made by `bundle.pack`
@@ -72,10 +71,10 @@ def register(fixed: Image, moving: Image, weights: str | Path = "midiceregnet", 
     """
     started = time.perf_counter()
     names = {name: str(given) if isinstance(given, str | Path) else name for name, given in (("fixed", fixed), ("moving", moving))}
-    images = {name: _ct(given, names[name]) for name, given in (("fixed", fixed), ("moving", moving))}
-    masks = {name: None if given is None else _mask(given, images[name], name, names[name])
+    images = {name: read_ct(given, names[name]) for name, given in (("fixed", fixed), ("moving", moving))}
+    masks = {name: None if given is None else read_lung_mask(given, images[name], name, names[name])
              for name, given in (("fixed", fixed_mask), ("moving", moving_mask))}
-    points = _points(fixed_points, moving_points)
+    points = read_pair_points(fixed_points, moving_points)
     lungs = {name: _lungs(image, names[name]) for name, image in images.items()}
     shift = _start(lungs["fixed"], lungs["moving"])
     read = time.perf_counter()
@@ -105,41 +104,12 @@ def register(fixed: Image, moving: Image, weights: str | Path = "midiceregnet", 
     report |= field_metrics(total_displacement(theta, dvf, dvf.shape[2:]))
     unmoved = sitk.Transform(3, sitk.sitkIdentity)
     for moment, map_ in (("before", unmoved), ("after", transform)):
-        report |= {f"{name}_{moment}": value for name, value in _measured(map_, images["fixed"], masks, points).items()}
+        report |= {f"{name}_{moment}": value for name, value in measured(map_, images["fixed"], masks, points).items()}
     report["seconds"] = {"read": read - started, "register": registered - read, "total": time.perf_counter() - started}
     report["warnings"] = _warnings(report, recipe)
     field = sitk.TransformToDisplacementField(transform, sitk.sitkVectorFloat32, grid.GetSize(), grid.GetOrigin(), grid.GetSpacing(),
                                               grid.GetDirection())
     return Result(moved, transform, field, report)
-
-
-def _ct(given: Image, name: str) -> sitk.Image:
-    if isinstance(given, sitk.Image):
-        if given.GetDimension() != 3 or given.GetNumberOfComponentsPerPixel() != 1 or min(given.GetSize()) < 4:
-            raise ValueError(f"{name} must be a scalar volume with at least 4 voxels along each axis, not {given.GetSize()}")
-        if not np.isfinite(sitk.GetArrayViewFromImage(given)).all():
-            raise ValueError(f"{name} holds voxels that are NaN or infinite; replace them, e.g. by -1024 HU")
-        return read_clipped(name, given)
-    return read_clipped(given)
-
-
-def _mask(given: Image, image: sitk.Image, name: str, owner: str) -> sitk.Image:
-    if isinstance(given, sitk.Image):
-        if not itk.same_grid(given, image):
-            raise ValueError(f"{name}_mask is on another grid than {owner}; resample it to its image")
-        return sitk.Cast(given != 0, sitk.sitkFloat32)
-    return read_mask(given, image, f"{name}_mask", owner)
-
-
-def _points(fixed, moving) -> tuple[np.ndarray, np.ndarray] | None:
-    if fixed is None and moving is None:
-        return None
-    if fixed is None or moving is None:
-        raise ValueError("points were given of one image alone; give fixed and moving points, row i to row i")
-    fixed, moving = (read_points(given) if isinstance(given, str | Path) else np.asarray(given, float).reshape(-1, 3) for given in (fixed, moving))
-    if len(fixed) != len(moving) or not len(fixed):
-        raise ValueError(f"there are {len(fixed)} fixed and {len(moving)} moving points; row i of one must correspond to row i of the other")
-    return fixed, moving
 
 
 def _lungs(image: sitk.Image, name: str) -> sitk.Image:
@@ -182,7 +152,7 @@ def _coarse_to_fine(registration: Registration, coarse: list[torch.Tensor], fine
     size = fine_fixed.shape[2:]
     dvf = 2 * upsample(dvf, size)  # in voxels half as large
     for _ in range(_FINE_PASSES):
-        step = registration.deformnet(fine_fixed, warp(fine_moving, total_displacement(theta, dvf, size)))
+        step = registration.deformnet(fine_fixed, resample(fine_moving, theta, dvf))
         dvf = compose_dvf(dvf, upsample(step, size), size)
     return theta, dvf
 
@@ -233,16 +203,6 @@ def _with_start(transform: sitk.CompositeTransform, shift: np.ndarray) -> sitk.C
 def _networks(weights: str, device: str):
     registration, statistic, recipe = unpack(weights)
     return registration.to(device), statistic, recipe
-
-
-def _measured(transform: sitk.Transform, fixed: sitk.Image, masks: dict, points) -> dict[str, float]:
-    measured = {}
-    if masks["fixed"] is not None and masks["moving"] is not None:
-        moved = resampled(masks["moving"], fixed, 0, transform) > 0.5
-        measured |= mask_metrics(itk.to_tensor(masks["fixed"]), itk.to_tensor(moved), fixed.GetSpacing()[::-1])
-    if points is not None:
-        measured["tre_mm"] = float(np.linalg.norm(transforms.map_points(transform, points[0]) - points[1], axis=1).mean())
-    return measured
 
 
 def _warnings(report: dict, recipe: dict) -> list[str]:

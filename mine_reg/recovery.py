@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mine_reg.models import AffineNet
 from mine_reg.preprocess import load_pair, read_pairs
-from mine_reg.spatial import compose_affine, total_displacement, transform_points, voxel_points, warp
+from mine_reg.spatial import compose_affine, resample, transform_points, voxel_points
 from mine_reg.training import random_affine
 
 _EVERY = 20  # lung voxel
@@ -39,9 +39,8 @@ def recover(network: AffineNet, folder: Path, limits: dict, split: str = "valida
 
         for draw in range(draws):
             given = random_affine(1, **limits, generator=generator)
-            move = total_displacement(given, None, size)
             with torch.inference_mode():
-                known, unknown = (compose_affine(given, network.register(fixed, warp(image, move))) for image in (fixed, moving))
+                known, unknown = (compose_affine(given, network.register(fixed, resample(image, given))) for image in (fixed, moving))
             tre = error(unknown, pair.fixed_points[None], pair.moving_points[None]) if pair.fixed_points is not None else float("nan")
             rows.append({"pair_id": pair.pair_id, "draw": draw, "before_mm": error(given, lung, lung),
                          "known_mm": error(known, lung, lung), "tre_mm": tre})

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mine_reg.losses import MineLoss, scores, total_variation
-from mine_reg.models import StatisticNet, local_contrast
-from mine_reg.similarity import _CONTRAST_SCALE
+from mine_reg.models import StatisticNet
+from mine_reg.similarity import DESCRIPTORS, describe
 from mine_reg.spatial import jacobian_determinant, sample_at, smooth, total_displacement, transform_points, voxel_points
 
 _LEVELS = (8, 4, 2, 1)  # the field is a sum of fields on grids so much coarser than its own: coarse parts move fast, fine ones follow
@@ -38,8 +38,8 @@ def refine(fixed: Tensor, moving: Tensor, theta: Tensor, dvf: Tensor, statistic:
 
 def _descend(fixed, moving, theta, dvf, statistic, region, steps, mu, smoothing, samples, rate, watch) -> tuple[Tensor, Tensor, dict]:
     size = fixed.shape[2:]
-    describe = (lambda image: torch.cat([image, _CONTRAST_SCALE * local_contrast(image)], dim=1)) if statistic.inputs == 2 else (lambda image: image)
-    fixed_maps, moving_maps = describe(fixed), describe(moving)
+    descriptor = next(name for name, channels in DESCRIPTORS.items() if channels == statistic.inputs)
+    fixed_maps, moving_maps = describe(fixed, descriptor), describe(moving, descriptor)
     inside = torch.nonzero(region.flatten())[:, 0].cpu()
     parts = [dvf.new_zeros(1, 3, *(max(2, n // level) for n in dvf.shape[2:])).requires_grad_() for level in _LEVELS]
     turn = torch.zeros_like(theta).requires_grad_()

@@ -21,6 +21,11 @@ _CONTRAST_SCALE = 0.3  # local contrast has a standard deviation of about 1, int
 Transform = Callable[[Tensor], Tensor]  # fixed to moving points (B, N, 3) in voxels
 
 
+def describe(image: Tensor, descriptor: str) -> Tensor:
+    """What T sees of an image (B, 1, D, H, W), as (B, DESCRIPTORS[descriptor], D, H, W)."""
+    return image if descriptor == "intensity" else torch.cat([image, _CONTRAST_SCALE * local_contrast(image)], dim=1)
+
+
 def _at_voxels(fixed: Tensor, moving: Tensor, chosen: Tensor, transform: Transform) -> tuple[Tensor, Tensor]:
     """M(phi) and F, both (B, C, D, H, W), at voxels ``chosen`` (B, N): each (B, N, C)."""
     moved = sample_at(moving, transform(voxel_points(chosen, fixed.shape[2:])))
@@ -47,8 +52,7 @@ class Mine(nn.Module):
         ``mine`` is the estimate in nats (eq. 4, whatever the bound), ``log_partition`` log E[e^T] (0 when T is centred),
         ``t_joint`` and ``t_marginal`` the mean scores, ``ess`` the effective sample size as a share of N.
         """
-        if self.descriptor == "local_contrast":
-            fixed, moving = (torch.cat([image, _CONTRAST_SCALE * local_contrast(image)], dim=1) for image in (fixed, moving))
+        fixed, moving = (describe(image, self.descriptor) for image in (fixed, moving))
         joint, marginal = scores(self.statistic, *_at_voxels(fixed, moving, chosen, transform))
         information = donsker_varadhan(joint.detach(), marginal.detach())
         seen = {"mine": information.estimate, "log_partition": information.log_partition, "t_joint": joint.detach().float(),

@@ -74,6 +74,25 @@ def total_displacement(theta: Tensor | None, dvf: Tensor | None, size: Sequence[
     return (moved - points).transpose(1, 2).reshape(len(source), 3, *size)
 
 
+def resample(image: Tensor, theta: Tensor, dvf: Tensor | None = None) -> Tensor:
+    """``image`` (B, C, D, H, W) at A(x + u(x)) for every voxel x of its own grid; outside the image is 0 (air).
+
+    The same as `warp` by `total_displacement`, in fewer passes over the grid.
+
+    theta : (B, 3, 4)
+    dvf : (B, 3, d, h, w) in voxels of the image's grid, at that resolution or a coarser one; None for zero
+    """
+    size = list(image.shape)
+    if dvf is None:
+        grid = F.affine_grid(theta, size, align_corners=True)
+    else:
+        identity = torch.eye(3, 4, dtype=theta.dtype, device=theta.device)[None]
+        step = upsample(dvf, size[2:]).movedim(1, -1) / _half_extent(size[2:], dvf)
+        points = F.affine_grid(identity, [1, *size[1:]], align_corners=True) + step.flip(-1)
+        grid = torch.baddbmm(theta[:, None, :, 3], points.flatten(1, 3), theta[:, :, :3].transpose(1, 2)).view_as(points)
+    return F.grid_sample(image, grid, align_corners=True)
+
+
 def warp(image: Tensor, displacement: Tensor) -> Tensor:
     """``image`` (B, C, D, H, W) resampled linearly at x + displacement(x); outside the image is 0 (air).
 

@@ -13,11 +13,11 @@ from mine_reg.models import AffineNet, DeformNet, StatisticNet
 from mine_reg.similarity import DESCRIPTORS, Lncc, Mine, Parzen
 from mine_reg.spatial import (
     compose_affine,
+    resample,
     sample_at,
     total_displacement,
     transform_points,
     voxel_points,
-    warp,
     warp_mask,
 )
 from mine_reg.weights import make_network
@@ -247,7 +247,7 @@ class AffineTraining(RegistrationTraining):
     def register_moved(self, batch: dict, given: Tensor, passes: int | None = None) -> Tensor:
         """theta (B, 3, 4) when the network is shown the moving image through the map ``given`` (B, 3, 4)."""
         given = given.to(batch["moving"].device)
-        shown = warp(batch["moving"], total_displacement(given, None, batch["fixed"].shape[2:]))
+        shown = resample(batch["moving"], given)
         # M'(A x) = M(given(A x)): the original moving image is still sampled only once for the loss
         return compose_affine(given, self.network.register(batch["fixed"], shown, passes))
 

@@ -4,6 +4,7 @@ Everywhere T maps fixed to moving points in LPS millimetres, T(x) = A(x + u(x)),
 the affine map A and the displacement field u, of which the last acts first.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,24 @@ def read_transform(path: Path) -> sitk.Transform:
         return sitk.ReadTransform(str(path))
     except RuntimeError:
         raise ValueError(f"{path} is not a transform that ITK can read; give the {ITK_FILE} that `mine-reg register` has written") from None
+
+
+def read_transforms(paths: Sequence[Path]) -> sitk.Transform:
+    """Several files as one map, in the order of ANTs: a fixed point meets the first one first. Images of three components are displacement fields in LPS mm.
+
+    Raises FileNotFoundError, or ValueError that names the file.
+    """
+    # SimpleITK's composite applies the last of its list first
+    return sitk.CompositeTransform([_read_field(path) or read_transform(path) for path in map(Path, reversed(paths))])
+
+
+def _read_field(path: Path) -> sitk.DisplacementFieldTransform | None:
+    if not path.is_file() or path.suffix not in (".gz", ".nii", ".nrrd", ".mha"):
+        return None
+    field = sitk.ReadImage(str(path))
+    if field.GetDimension() != 3 or field.GetNumberOfComponentsPerPixel() != 3:
+        raise ValueError(f"{path} is no displacement field: it needs 3 dimensions and 3 components per voxel, in LPS mm")
+    return sitk.DisplacementFieldTransform(sitk.Cast(field, sitk.sitkVectorFloat64))
 
 
 def inverted(transform: sitk.CompositeTransform) -> sitk.CompositeTransform:

@@ -6,7 +6,7 @@ import torch
 from mine_reg.losses import total_variation
 from mine_reg.models import POOLED, AffineNet, DeformNet, StatisticNet, local_contrast
 from mine_reg.registration import Registration
-from mine_reg.spatial import compose_affine, compose_dvf, smooth, total_displacement, warp
+from mine_reg.spatial import compose_affine, compose_dvf, smooth, total_displacement, transform_points, warp
 from mine_reg.weights import load_affinenet, load_deformnet, load_statistic, save_network
 
 SIZES = [(32, 32, 32), (33, 40, 27), (16, 48, 64), (21, 19, 17)]
@@ -38,6 +38,19 @@ def test_large_images_are_averaged_before_affinenet():
     network = AffineNet(largest_size=32).eval()
     image = torch.rand(1, 1, 64, 32, 40)
     assert network(image, image).shape == (1, 3, 4)
+
+
+def test_an_affine_map_found_on_averaged_images_is_the_same_map_of_the_large_ones():
+    """In mm: voxels of the averaged grid are wider, and its outermost centres lie further in."""
+    torch.manual_seed(0)
+    network, fixed, moving = AffineNet((4, 8), largest_size=16, passes=2).eval(), *torch.rand(2, 1, 1, 64, 16, 40)
+    torch.nn.init.normal_(network.parameters_head.weight, std=0.3)
+    large, small = network.register(fixed, moving), network.register(network.averaged_down(fixed), network.averaged_down(moving))
+    factor = torch.tensor([4.0, 1.0, 2.5])  # the centre of averaged voxel i lies at factor i + (factor - 1) / 2
+    points = torch.rand(1, 20, 3) * 15
+    expected = transform_points(points, (16, 16, 16), small) * factor + (factor - 1) / 2
+    torch.testing.assert_close(transform_points(points * factor + (factor - 1) / 2, (64, 16, 40), large), expected, rtol=1e-4, atol=1e-3)
+    assert (large - small).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize(("stride", "expected"), [(1, (21, 19, 17)), (2, (11, 10, 9))])

@@ -104,6 +104,7 @@ def test_files_come_out_complete_and_apply_repeats_them(pair, weights, tmp_path)
         sitk.WriteImage(turned(getattr(pair, name), angle=0.1), str(tmp_path / f"{name}.nii.gz"))
     sitk.WriteImage(turned(pair.moving_mask, angle=0.1, dtype="uint8"), str(tmp_path / "label.nii.gz"))
     pd.DataFrame(pair.fixed_points_xyz.numpy(), columns=list("xyz")).to_csv(tmp_path / "points.csv", index=False)
+    pd.DataFrame(pair.moving_points_xyz.numpy(), columns=list("xyz")).to_csv(tmp_path / "moving_points.csv", index=False)
     out = tmp_path / "out"
     command = ["register", str(tmp_path / "fixed.nii.gz"), str(tmp_path / "moving.nii.gz"), "--out", str(out), "--weights", str(weights),
                "--device", "cpu", "--inverse", "--learn2reg"]
@@ -118,13 +119,23 @@ def test_files_come_out_complete_and_apply_repeats_them(pair, weights, tmp_path)
     assert CliRunner().invoke(app, again).exit_code == 0
     moved, repeated = (sitk.GetArrayFromImage(sitk.ReadImage(str(path))) for path in (out / "moved.nii.gz", tmp_path / "again.nii.gz"))
     assert np.abs(moved - repeated).max() <= 1
+    evaluate = ["evaluate", str(tmp_path / "fixed.nii.gz"), str(tmp_path / "moving.nii.gz")]
+    points = ["--fixed-points", str(tmp_path / "points.csv"), "--moving-points", str(tmp_path / "moving_points.csv"), "--out", str(tmp_path / "scores.json")]
+    scores = []
+    for files in (["transform.h5"], ["1Warp.nii.gz", "0GenericAffine.mat"]):
+        assert CliRunner().invoke(app, [*evaluate, *(str(out / name) for name in files), *points]).exit_code == 0
+        scores.append(json.loads((tmp_path / "scores.json").read_text()))
+    assert scores[0] == pytest.approx(scores[1], abs=1e-3)
+    mapped = transforms.map_points(transforms.read_transform(out / "transform.h5"), pair.fixed_points_xyz.numpy())
+    assert scores[0]["tre_mm_after"] == pytest.approx(np.linalg.norm(mapped - pair.moving_points_xyz.numpy(), axis=1).mean(), abs=1e-3)
+    assert scores[0]["folding_percent"] == 0
+
     label = ["apply", str(out / "transform.h5"), str(tmp_path / "label.nii.gz"), str(tmp_path / "moved_label.nii.gz"), "--reference",
              str(tmp_path / "fixed.nii.gz"), "--label"]
     assert CliRunner().invoke(app, label).exit_code == 0
     assert set(np.unique(sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "moved_label.nii.gz"))))) == {0, 1}
     points = ["apply", str(out / "transform.h5"), str(tmp_path / "points.csv"), str(tmp_path / "mapped.csv")]
     assert CliRunner().invoke(app, points).exit_code == 0
-    mapped = transforms.map_points(transforms.read_transform(out / "transform.h5"), pair.fixed_points_xyz.numpy())
     np.testing.assert_allclose(pd.read_csv(tmp_path / "mapped.csv"), mapped, atol=1e-3)
 
 

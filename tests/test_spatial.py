@@ -11,6 +11,7 @@ from mine_reg.spatial import (
     gradients,
     grid_points,
     jacobian_determinant,
+    resample,
     sample_at,
     smooth,
     total_displacement,
@@ -52,6 +53,13 @@ def test_affine_maps_agree_with_torch():
     image = torch.rand(2, 1, *SIZE)
     expected = F.grid_sample(image, F.affine_grid(theta, image.shape, align_corners=True), align_corners=True)
     torch.testing.assert_close(warp(image, total_displacement(theta, None, SIZE)), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("coarse", [None, (4, 5, 6), SIZE])
+def test_resampling_at_once_is_warping_by_the_total_displacement(coarse):
+    theta, image = torch.eye(3, 4)[None] + 0.1 * torch.randn(2, 3, 4), torch.rand(2, 1, *SIZE)
+    dvf = None if coarse is None else torch.randn(2, 3, *coarse)
+    torch.testing.assert_close(resample(image, theta, dvf), warp(image, total_displacement(theta, dvf, SIZE)), rtol=1e-4, atol=1e-4)
 
 
 def test_a_quarter_turn_in_the_axial_plane():
