@@ -27,7 +27,7 @@ def register_files(fixed: Path, moving: Path, out: Path, inverse: bool = False, 
             result.report |= transforms.write_inverse(result.transform, folder)
         if learn2reg:
             transforms.write_learn2reg(result.transform, result.moved, itk.read_image(moving), folder / transforms.LEARN2REG_FILE)
-        result.report["key"] = key
+        result.report |= {"fixed": str(Path(fixed).resolve()), "moving": str(Path(moving).resolve()), "key": key}
         (folder / "report.json").write_text(json.dumps(result.report, indent=2) + "\n", encoding="utf-8")
     return result
 

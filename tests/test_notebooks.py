@@ -9,7 +9,7 @@ import pytest
 NOTEBOOKS = sorted((Path(__file__).resolve().parents[1] / "notebooks").glob("*.ipynb"))
 STEPS = ["data", "preprocess", "mutual_information", "train_affinenet", "train_deformnet", "ants", "evaluate", "statistics",
          "figures", "ablation", "sweep", "similarities"]
-TOOLS = ["20_register"]  # for pairs of one's own, outside the study
+TOOLS = ["20_register", "21_explore"]  # for pairs of one's own, outside the study
 
 
 def test_all_steps_are_there_in_reading_order():
