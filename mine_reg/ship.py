@@ -1,9 +1,9 @@
 """How the weights that come with the package are made: phantoms, pairs simulated from CTs, and CTs of different people, all of them varied.
 
-python -m mine_reg.ship scans.csv --leave-out lidc1011 --loss midiceregnet --out mine_reg/shipped
+python -m mine_reg.ship scans.csv --leave-out lidc1011 --out mine_reg/shipped
 
 scans.csv : as data_manifests/example_scans.csv. What is left out is never seen, and serves for the comparison in the README.
-An interrupted run goes on where it stopped.
+MIRegNet and MIDiceRegNet are trained side by side. An interrupted run goes on where it stopped.
 """
 
 import argparse
@@ -13,8 +13,10 @@ import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 
+import joblib
 import lightning
 import pandas as pd
+import torch
 from torch.utils.data import ConcatDataset, Dataset
 
 from mine_reg.bundle import pack
@@ -23,8 +25,11 @@ from mine_reg.data import make_phantom_pairs, make_simulated_pairs
 from mine_reg.fitting import PairData, fit
 from mine_reg.lungs import lung_mask
 from mine_reg.manifest import read_manifest, read_scans
+from mine_reg.metrics import evaluate_pair
 from mine_reg.pair_data import PairDataset
-from mine_reg.preprocess import preprocess
+from mine_reg.preprocess import load_pair, preprocess, read_pairs
+from mine_reg.registration import load
+from mine_reg.spatial import total_displacement
 from mine_reg.study import LOSSES, root, settings
 from mine_reg.training import POINTS, VOLUMES, AffineTraining, DeformTraining
 from mine_reg.varied import VariedPairs
@@ -101,11 +106,37 @@ def train(network: str, loss: str, folders: list[Path], work: Path, arguments: a
     return out
 
 
+def scores(affinenet: Path, deformnet: Path, folders: list[Path]) -> dict[str, dict[str, float]]:
+    """Mean DSC, TRE (mm) and folding (%) over the validation pairs of each folder that has some, before and after registration."""
+    registration, found = load(affinenet, deformnet), {}
+    for folder in folders:
+        rows = []
+        for row in read_pairs(folder, "validation").itertuples():
+            pair = load_pair(folder, row)
+            size = pair.fixed.shape[1:]
+            displacement = total_displacement(*registration(pair.fixed[None], pair.moving[None]), size)
+            before, after = evaluate_pair(pair, torch.zeros(1, 3, *size)), evaluate_pair(pair, displacement)
+            rows.append({f"{name}_{when}": values[name] for when, values in (("before", before), ("after", after)) for name in ("dsc", "tre_mm")}
+                        | {"folding_percent": after["folding_percent"]})
+        found[folder.parent.name] = pd.DataFrame(rows).mean().round(4).to_dict()
+    return found
+
+
+def make(loss: str, folders: list[Path], work: Path, scans: list[str], arguments: argparse.Namespace) -> dict:
+    """Train both networks by one loss and pack them; returns the recipe."""
+    networks = [train(network, loss, folders, work, arguments) for network in ("affinenet", "deformnet")]
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, encoding="utf-8", check=False, cwd=root()).stdout.strip()
+    recipe = {"method": loss, "command": {name: str(value) if isinstance(value, Path) else value for name, value in vars(arguments).items()},
+              "scans": scans, "seed": arguments.seed, "code": commit, "size": SIZE, "spacing_mm": SPACING_MM,
+              "validation": scores(*networks, folders[:2])}
+    pack(*networks, arguments.out / f"{loss}.safetensors", recipe)
+    return recipe
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("scans", type=Path)
     parser.add_argument("--leave-out", nargs="*", default=[], metavar="SCAN_ID")
-    parser.add_argument("--loss", choices=LOSSES, required=True)
     parser.add_argument("--phantoms", type=int, default=60)
     parser.add_argument("--simulated", type=int, default=60)
     parser.add_argument("--repeat-subjects", type=int, default=3, help="how often a pair of different people comes in an epoch")
@@ -118,12 +149,8 @@ def main() -> None:
     scans = scans[~scans["scan_id"].isin(arguments.leave_out)]
     work = root() / "scratch/ship"
     folders = make_pairs(scans, work, arguments.phantoms, arguments.simulated, arguments.seed)
-    networks = [train(network, arguments.loss, folders, work, arguments) for network in ("affinenet", "deformnet")]
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, encoding="utf-8", check=False, cwd=root()).stdout.strip()
-    recipe = {"command": {name: str(value) if isinstance(value, Path) else value for name, value in vars(arguments).items()},
-              "scans": scans["scan_id"].tolist(), "commit": commit, "size": SIZE, "spacing_mm": SPACING_MM}
-    pack(*networks, arguments.out / f"{arguments.loss}.safetensors", recipe)
-    print(json.dumps(recipe, indent=2))
+    jobs = (joblib.delayed(make)(loss, folders, work, scans["scan_id"].tolist(), arguments) for loss in LOSSES)
+    print(json.dumps(joblib.Parallel(len(LOSSES))(jobs), indent=2))
 
 
 if __name__ == "__main__":
