@@ -36,32 +36,32 @@ from mine_reg.varied import VariedPairs
 from mine_reg.weights import load_affinenet, load_statistic
 
 SIZE, SPACING_MM = [64, 64, 64], 5.0
+_VALIDATION = 0.15  # of the phantoms and of the simulated pairs
 
 
 def make_pairs(scans: pd.DataFrame, work: Path, phantoms: int, simulated: int, seed: int) -> list[Path]:
     """Three preprocessed folders: phantoms, simulated pairs of the scans, and every ordered pair of different subjects."""
     folders = [work / name for name in ("phantom", "simulated", "subjects")]
-    window, share = settings("preprocess").window_hu, {"train": 0.85, "validation": 0.15}
+    window = settings("preprocess").window_hu
 
-    def prepared(folder: Path, start: str) -> None:
-        table = read_manifest(folder / "raw/manifest.csv")
-        number = max(1, round(share["validation"] * len(table)))
-        if (table["split"] == "").all():  # every phantom is a subject of its own
-            table["split"] = ["validation" if i < number else "train" for i in range(len(table))]
+    def prepared(folder: Path, start: str, validation: float) -> None:
+        unsplit = folder / "raw/unsplit.csv"  # here a scan may be in two splits, with other motions
+        pd.read_csv(folder / "raw/manifest.csv", dtype=str).drop(columns="split", errors="ignore").to_csv(unsplit, index=False)
+        table = read_manifest(unsplit)
+        number = max(1, round(validation * len(table))) if validation else 0
+        held = [i * len(table) // number for i in range(number)]  # spread over all scans
+        table["split"] = ["validation" if i in held else "train" for i in range(len(table))]
         preprocess(table, folder / "pairs", SIZE, SPACING_MM, window, start, {}, seed)
 
     if not (folders[0] / "pairs/pairs.csv").is_file():
         make_phantom_pairs(folders[0] / "raw", phantoms, SIZE, SPACING_MM, seed)
-        prepared(folders[0], "scanner")
+        prepared(folders[0], "scanner", _VALIDATION)
     if not (folders[1] / "pairs/pairs.csv").is_file():
-        counts = {"train": round(share["train"] * simulated), "validation": round(share["validation"] * simulated)}
-        both = pd.concat([scans.assign(split=split, scan_id=scans["scan_id"] + suffix, subject_id=scans["subject_id"] + suffix)
-                          for split, suffix in (("train", ""), ("validation", "_v"))])
-        make_simulated_pairs(folders[1] / "raw", both, counts, SIZE, SPACING_MM, seed)
-        prepared(folders[1], "scanner")
+        make_simulated_pairs(folders[1] / "raw", scans.assign(split="train"), {"train": simulated}, SIZE, SPACING_MM, seed)
+        prepared(folders[1], "scanner", _VALIDATION)
     if not (folders[2] / "pairs/pairs.csv").is_file():
         _subjects(scans, folders[2] / "raw")
-        prepared(folders[2], "centre_of_mass")
+        prepared(folders[2], "centre_of_mass", 0.0)
     return [folder / "pairs" for folder in folders]
 
 
@@ -126,7 +126,7 @@ def make(loss: str, folders: list[Path], work: Path, scans: list[str], arguments
     """Train both networks by one loss and pack them; returns the recipe."""
     networks = [train(network, loss, folders, work, arguments) for network in ("affinenet", "deformnet")]
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, encoding="utf-8", check=False, cwd=root()).stdout.strip()
-    recipe = {"method": loss, "command": {name: str(value) if isinstance(value, Path) else value for name, value in vars(arguments).items()},
+    recipe = {"method": loss, "command": {name: value for name, value in vars(arguments).items() if not isinstance(value, Path)},
               "scans": scans, "seed": arguments.seed, "code": commit, "size": SIZE, "spacing_mm": SPACING_MM,
               "validation": scores(*networks, folders[:2])}
     pack(*networks, arguments.out / f"{loss}.safetensors", recipe)
@@ -143,13 +143,13 @@ def main() -> None:
     parser.add_argument("--affinenet-epochs", type=int, default=90)
     parser.add_argument("--deformnet-epochs", type=int, default=18)
     parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--work", type=Path, default=root() / "scratch/ship", help="for pairs and trainings that are finished")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     scans = read_scans(arguments.scans)
     scans = scans[~scans["scan_id"].isin(arguments.leave_out)]
-    work = root() / "scratch/ship"
-    folders = make_pairs(scans, work, arguments.phantoms, arguments.simulated, arguments.seed)
-    jobs = (joblib.delayed(make)(loss, folders, work, scans["scan_id"].tolist(), arguments) for loss in LOSSES)
+    folders = make_pairs(scans, arguments.work, arguments.phantoms, arguments.simulated, arguments.seed)
+    jobs = (joblib.delayed(make)(loss, folders, arguments.work, scans["scan_id"].tolist(), arguments) for loss in LOSSES)
     print(json.dumps(joblib.Parallel(len(LOSSES))(jobs), indent=2))
 
 
