@@ -170,9 +170,3 @@ class Explorer3D(widgets.VBox):
         for slider, volume in zip(sliders, self.viewer.volumes, strict=True):
             slider.observe(lambda change, volume=volume: setattr(volume, "opacity", change["new"]), "value")
         super().__init__([self.layout_choice, widgets.HBox(sliders), self.viewer])
-
-
-def explore(folder: str | Path, **inputs) -> tuple[SliceExplorer, Explorer3D]:
-    """Both views of the registration in ``folder``; ``inputs`` as of `RegisteredPair`."""
-    pair = RegisteredPair(folder, **inputs)
-    return SliceExplorer(pair), Explorer3D(pair, Path(folder) / "explore")
