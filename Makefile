@@ -9,7 +9,7 @@ export MALLOC_MMAP_MAX_ := 0
 export MALLOC_TRIM_THRESHOLD_ := 10000000000
 
 .DEFAULT_GOAL := help
-.PHONY: help repro ablation sweep table2 test lab smoke verify lock clean
+.PHONY: help repro ablation sweep table2 bench test lab smoke verify lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9 ]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -27,6 +27,9 @@ table2: ## MINE against other similarities (notebook 12)
 ablation sweep table2: $(READY)
 	@test -d data/models || { echo "They stand on the study's data and networks: run \`make repro\` first" >&2; exit 1; }
 	dvc repro experiments/dvc.yaml:$@
+
+bench: $(READY) ## time and memory against the size of the images, beside ANTs, VoxelMorph and convexAdam
+	python benchmarks/speed.py --out results/benchmarks
 
 test: $(READY) ## run every test, among them the whole study in the smoke profile
 	python -m pytest

@@ -1,0 +1,163 @@
+"""Time and peak memory of one registration against the size of the images: this study's networks, ANTs, VoxelMorph's and convexAdam.
+
+python benchmarks/speed.py --out results/benchmarks        # or: make bench
+
+The same phantom pair, resampled to every size, on the same machine in the same run. Every measurement is a process of its own, whose peak
+memory is that of the whole process, torch or ANTs included; its first registration is a warm-up, then the median of the repeats
+counts. Methods take turns at each size, so that what else the machine does meets all alike. ANTs is repeated less, and left out above
+--slow-up-to voxels, as is convexAdam: see the printed lines.
+
+Timed is from two images in memory to the total displacement and the moved image, both on the full grid. The networks are those of params.yaml;
+their weights do not matter for time and are random. VoxelMorph is MONAI's, with the channels of its documentation, those of the published VM-2, half resolution and 7 integration steps.
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+
+METHODS = ("miregnet", "voxelmorph", "convexadam", "ants")
+LABELS = {"miregnet": "AffineNet and DeformNet", "voxelmorph": "VoxelMorph (MONAI)", "convexadam": "convexAdam", "ants": "ANTs SyNRA"}
+SLOW = ("convexadam", "ants")
+
+
+def registration(method: str, folder: Path, threads: int):
+    """A function without arguments that registers the pair in ``folder`` once."""
+    import torch
+
+    torch.set_num_threads(threads)
+    fixed, moving = torch.load(folder / "pair.pt")
+    if method == "miregnet":
+        from mine_reg.models import AffineNet, DeformNet
+        from mine_reg.registration import Registration
+        from mine_reg.spatial import resample
+        from mine_reg.study import settings
+        from mine_reg.weights import make_network
+
+        network = Registration(*(make_network(kind, vars(settings(name))) for kind, name in ((AffineNet, "affinenet"), (DeformNet, "deformnet")))).eval()
+
+        @torch.inference_mode()
+        def run():
+            theta, dvf = network(fixed, moving)
+            return resample(moving, theta, dvf)
+    elif method == "voxelmorph":
+        from monai.networks.nets import VoxelMorph, VoxelMorphUNet
+
+        backbone = VoxelMorphUNet(3, 2, 32, (16, 32, 32, 32, 32, 32), (16, 16))
+        network = VoxelMorph(backbone=backbone, integration_steps=7, half_res=True, spatial_dims=3).eval()
+
+        @torch.inference_mode()
+        def run():
+            return network(moving, fixed)
+    elif method == "convexadam":
+        from mine_reg.convexadam import convexadam_register
+        from mine_reg.spatial import warp
+
+        nothing = torch.zeros(1, 3, *fixed.shape[2:])
+
+        def run():
+            return warp(moving, convexadam_register(fixed, moving, nothing)[0])
+    else:
+        import ants
+
+        images = [ants.from_numpy(image[0, 0].numpy().transpose(2, 1, 0)) for image in (fixed, moving)]
+
+        def run():
+            return ants.registration(*images, "SyNRA", reg_iterations=(40, 20, 0))
+    return run
+
+
+def measure(method: str, folder: Path, threads: int, repeats: int) -> dict:
+    """Seconds of each repeat and the peak memory (GB) of this process, which does nothing else."""
+    run, seconds = registration(method, folder, threads), []
+    if repeats > 1:
+        run()
+    for _ in range(repeats):
+        start = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - start)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return {"seconds": seconds, "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9}
+
+
+def make_pair_of(size: int, folder: Path) -> None:
+    """The phantom pair at ``size``^3, scaled to [0, 1], as tensors (1, 1, D, H, W)."""
+    import torch
+
+    from mine_reg.phantom import make_pair
+
+    pair = make_pair((size,) * 3, 320 / size, 1)
+    torch.save([((image + 1000) / 1500).clamp(0, 1)[None, None] for image in (pair.fixed, pair.moving)], folder / "pair.pt")
+
+
+def plot(table: pd.DataFrame) -> plt.Figure:
+    """Time and memory against voxels on log axes; the exponents fitted are in the legend."""
+    figure, axes = plt.subplots(1, 2, figsize=(8, 3.4), dpi=150, layout="constrained")
+    for axis, (column, label) in zip(axes, (("seconds", "time per pair / s"), ("peak_gb", "peak memory / GB")), strict=True):
+        for method, rows in table.groupby("method", sort=False):
+            voxels, values = rows["size"] ** 3, rows[column]
+            slope = f", exponent {np.polyfit(np.log(voxels), np.log(values), 1)[0]:.2f}" if len(rows) > 1 else ""
+            axis.loglog(voxels, values, "o-", label=LABELS[method] + slope)
+        axis.set(xlabel="voxels", ylabel=label)
+        axis.legend(fontsize="x-small")
+    return figure
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[64, 96, 128, 192, 256, 320])
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--slow-up-to", type=int, default=192, help="largest size of ANTs and convexAdam")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--one", nargs=2, metavar=("METHOD", "FOLDER"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.one:
+        print(json.dumps(measure(arguments.one[0], Path(arguments.one[1]), arguments.threads, arguments.repeats)))
+        return
+    rows, threads = [], str(arguments.threads)
+    environment = {**os.environ, "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": threads, "OMP_NUM_THREADS": threads}
+    for size in arguments.sizes:
+        with tempfile.TemporaryDirectory() as folder:
+            make_pair_of(size, Path(folder))
+            for method in arguments.methods:
+                if method in SLOW and size > arguments.slow_up_to:
+                    print(f"{size}^3 {method}: left out")
+                    continue
+                repeats = 1 if method in SLOW and size > 100 else arguments.repeats
+                command = [sys.executable, __file__, "--one", method, folder, "--threads", threads, "--repeats", str(repeats), "--out", str(arguments.out)]
+                done = json.loads(subprocess.run(command, check=True, capture_output=True, encoding="utf-8", env=environment).stdout.splitlines()[-1])
+                seconds = done["seconds"]
+                rows.append({"size": size, "method": method, "seconds": statistics.median(seconds), "fastest": min(seconds), "slowest": max(seconds),
+                             "repeats": repeats, "peak_gb": done["peak_gb"], "threads": arguments.threads, "machine": _machine()})
+                print(f"{size}^3 {method}: {rows[-1]['seconds']:.2f} s ({min(seconds):.2f} to {max(seconds):.2f}), {done['peak_gb']:.2f} GB", flush=True)
+    table = pd.DataFrame(rows)
+    ours = table[table["method"] == "miregnet"].set_index("size")["seconds"]
+    table.insert(2, "times_ours", table["seconds"] / table["size"].map(ours))
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    table.to_csv(arguments.out / "speed.csv", index=False, float_format="%.4g")
+    plot(table).savefig(arguments.out / "speed.png")
+    print(table.pivot(index="size", columns="method", values="times_ours").round(2).to_string())
+
+
+def _machine() -> str:
+    """The processor's name, as far as the system tells it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    names = [line.split(":")[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")] if cpuinfo.is_file() else []
+    return f"{names[0] if names else platform.processor() or platform.machine()}, {os.cpu_count()} cores, CPU"
+
+
+if __name__ == "__main__":
+    main()
