@@ -18,7 +18,9 @@ METHODS = {
     "ants_affine": "ANTs, affine part",
     "ants": "ANTs",
     "convexadam": "convexAdam",
+    "miregnet_affine": "MIRegNet, AffineNet alone",
     "miregnet": "MIRegNet",
+    "midiceregnet_affine": "MIDiceRegNet, AffineNet alone",
     "midiceregnet": "MIDiceRegNet",
 }
 COMPARED = ("ants", "miregnet", "midiceregnet")  # the registrations that the paper tests against each other
@@ -210,6 +212,10 @@ def findings(table: pd.DataFrame, tests: pd.DataFrame) -> list[str]:
             for metric in ("dsc", "tre_mm")
         )
         said.append(f"What SyN adds to ANTs' affine part: {gain}.")
+    affine = [m for m in ("miregnet_affine", "midiceregnet_affine", "ants_affine") if m in mean.index]
+    if len(affine) > 1:
+        values = "; ".join(f"{METHODS[m]} {_number(mean.loc[m, 'dsc'], 'dsc')} and {_number(mean.loc[m, 'tre_mm'], 'tre_mm')} mm" for m in affine)
+        said.append(f"Affine maps alone, DSC and TRE: {values}.")
     if "convexadam" in mean.index:
         values = ", ".join(f"{LABELS[metric]} {_number(mean.loc['convexadam', metric], metric)}" for metric in ("dsc", "asd_mm", "tre_mm"))
         said.append(f"convexAdam after ANTs' affine part, an opponent that the paper does not have: {values}.")

@@ -15,7 +15,7 @@ ONLY_SHOWS = {stage: {"figures", "plots"} for stage in ("train_affinenet", "trai
 ONLY_SHOWS["data"] = {"metrics", "plots"}
 WITHOUT_EFFECT = {"workers"}  # on results, only on time
 NOT_USED = {"data": {"preprocess.window_hu", "preprocess.start"}}  # it reads the grid of that section
-METHODS = ["none", "inter_observer", "ants", "convexadam", "miregnet", "midiceregnet"]
+METHODS = ["none", "inter_observer", "ants", "convexadam", "miregnet_affine", "miregnet", "midiceregnet_affine", "midiceregnet"]
 
 
 @pytest.fixture(scope="module")
