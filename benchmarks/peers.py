@@ -4,23 +4,26 @@ python benchmarks/peers.py scans.csv --left-out lidc1011 --out results/benchmark
 
 Simulated pairs of the scans left out, whose true correspondence is known, and pairs of a left-out scan with those of other people, for which
 lung masks are all there is. All images have 128^3 voxels of 2.5 mm, and every transform is measured on that grid. One pair at a time,
-all cores for each method. convexAdam starts from ANTs' affine part, whose time is not in its own.
+all cores for each method; what is measured is kept in scratch/peers, so that an interrupted run goes on. convexAdam starts from ANTs' affine part, whose time is not in its own.
 """
 
 import argparse
+import itertools
 from pathlib import Path
 
 import pandas as pd
+import torch
 from tqdm import tqdm
 
 from mine_reg.baselines import ants_displacement, ants_register_pairs, ants_settings
 from mine_reg.convexadam import convexadam_register
 from mine_reg.data import make_simulated_pairs
 from mine_reg.itk import displacement_voxels
-from mine_reg.manifest import read_manifest, read_scans
+from mine_reg.manifest import read_scans
 from mine_reg.metrics import evaluate_pair
 from mine_reg.pairwise import register
-from mine_reg.preprocess import load_pair, preprocess, read_pairs
+from mine_reg.preprocess import Pair, load_pair, preprocess, read_pairs
+from mine_reg.ship import read_whole
 from mine_reg.study import root, settings
 
 SIZE, SPACING_MM = [128, 128, 128], 2.5
@@ -41,31 +44,33 @@ def make_pairs(scans: pd.DataFrame, left_out: list[str], simulated: int, work: P
             rows = [{"pair_id": f"{a.scan_id}-{b.scan_id}", "fixed": a.image, "moving": b.image, "fixed_mask": a.mask, "moving_mask": b.mask, "split": "test"}
                     for h in held.itertuples() for o in others.itertuples() for a, b in ((h, o), (o, h))]
             pd.DataFrame(rows).to_csv(raw / "manifest.csv", index=False)
-        preprocess(read_manifest(raw / "manifest.csv"), pairs, SIZE, SPACING_MM, settings("preprocess").window_hu, start, {}, seed)
+        preprocess(read_whole(raw / "manifest.csv").assign(split="test"), pairs, SIZE, SPACING_MM, settings("preprocess").window_hu, start, {}, seed)
     return [work / name / "pairs" for name in folders]
 
 
 def measure(folder: Path, work: Path, weights: list[str], threads: int) -> pd.DataFrame:
     """Every metric and the seconds of every method for each pair of a folder."""
-    table, rows = read_pairs(folder, "test"), []
+    table = read_pairs(folder, "test")
     found = ants_register_pairs(table, work / "ants", work / "ants-work", ants_settings("SyNRA", [40, 20, 0], 1, threads), threads)
     seconds = found.set_index("pair_id")["seconds"]
+    for name in weights:
+        register(table.iloc[0].fixed, table.iloc[0].moving, name)  # a warm-up
+    (work / "measured").mkdir(exist_ok=True)
     for row in tqdm(list(table.itertuples()), desc=folder.parent.name, unit="pair"):
-        pair = load_pair(folder, row)
-        affine = ants_displacement(work / "ants" / row.pair_id, pair.image, affine_only=True)
-        refined, took = convexadam_register(pair.fixed[None], pair.moving[None], affine)
-        answers = {"ants_affine": (affine, float("nan")), "ants": (ants_displacement(work / "ants" / row.pair_id, pair.image), seconds[row.pair_id]),
-                   "convexadam": (refined, took)}
-        for name in weights:
-            if row.Index == 0:
-                register(row.fixed, row.moving, name)  # a warm-up
-            for steps in (0, 100):
-                result = register(row.fixed, row.moving, name, refine=steps)
-                label = Path(name).stem + (" refined" if steps else "")
-                answers[label] = displacement_voxels(result.transform, pair.image, pair.image), result.report["seconds"]["register"]
-        rows += [{"pair_id": row.pair_id, "kind": folder.parent.name, "method": name} | evaluate_pair(pair, d) | {"seconds": s}
-                 for name, (d, s) in answers.items()]
-    return pd.DataFrame(rows)
+        if not (done := work / "measured" / f"{row.pair_id}.csv").is_file():
+            _measure(load_pair(folder, row), row, work / "ants" / row.pair_id, seconds[row.pair_id], weights).to_csv(done, index=False)
+    return pd.concat([pd.read_csv(work / "measured" / f"{name}.csv") for name in table["pair_id"]]).assign(kind=folder.parent.name)
+
+
+def _measure(pair: Pair, row, ants: Path, ants_seconds: float, weights: list[str]) -> pd.DataFrame:
+    affine = ants_displacement(ants, pair.image, affine_only=True)
+    answers = {"none": (torch.zeros_like(affine), 0.0), "ants_affine": (affine, float("nan")), "ants": (ants_displacement(ants, pair.image), ants_seconds),
+               "convexadam": convexadam_register(pair.fixed[None], pair.moving[None], affine)}
+    for name, steps in itertools.product(weights, (0, 100)):
+        result = register(row.fixed, row.moving, name, refine=steps)
+        label = Path(name).stem + (" refined" if steps else "")
+        answers[label] = displacement_voxels(result.transform, pair.image, pair.image), result.report["seconds"]["register"]
+    return pd.DataFrame([{"pair_id": pair.pair_id, "method": name} | evaluate_pair(pair, d) | {"seconds": s} for name, (d, s) in answers.items()])
 
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -45,9 +45,7 @@ def make_pairs(scans: pd.DataFrame, work: Path, phantoms: int, simulated: int, s
     window = settings("preprocess").window_hu
 
     def prepared(folder: Path, start: str, validation: float) -> None:
-        unsplit = folder / "raw/unsplit.csv"  # here a scan may be in two splits, with other motions
-        pd.read_csv(folder / "raw/manifest.csv", dtype=str).drop(columns="split", errors="ignore").to_csv(unsplit, index=False)
-        table = read_manifest(unsplit)
+        table = read_whole(folder / "raw/manifest.csv")
         number = max(1, round(validation * len(table))) if validation else 0
         held = [i * len(table) // number for i in range(number)]  # spread over all scans
         table["split"] = ["validation" if i in held else "train" for i in range(len(table))]
@@ -63,6 +61,13 @@ def make_pairs(scans: pd.DataFrame, work: Path, phantoms: int, simulated: int, s
         _subjects(scans, folders[2] / "raw")
         prepared(folders[2], "centre_of_mass", 0.0)
     return [folder / "pairs" for folder in folders]
+
+
+def read_whole(manifest: Path) -> pd.DataFrame:
+    """A manifest without its split, which a study needs with all its parts; here subjects may be in two, or all pairs in one."""
+    unsplit = manifest.with_name("unsplit.csv")
+    pd.read_csv(manifest, dtype=str).drop(columns="split", errors="ignore").to_csv(unsplit, index=False)
+    return read_manifest(unsplit)
 
 
 def _subjects(scans: pd.DataFrame, folder: Path) -> None:
