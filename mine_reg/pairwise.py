@@ -11,9 +11,10 @@ import SimpleITK as sitk
 import torch
 
 from mine_reg import itk, transforms
-from mine_reg.bundle import unpack
+from mine_reg.bundle import Weights, unpack
 from mine_reg.ct import AIR_HU
 from mine_reg.estimator import histogram_mutual_information
+from mine_reg.fine_level import register_levels
 from mine_reg.grids import averaged, centred_grid, resampled
 from mine_reg.lungs import lung_mask
 from mine_reg.metrics import field_metrics
@@ -21,8 +22,7 @@ from mine_reg.models import StatisticNet
 from mine_reg.pair_evaluation import measured
 from mine_reg.pair_inputs import Image, Points, read_ct, read_lung_mask, read_pair_points
 from mine_reg.refine import refine as refine_pair
-from mine_reg.registration import Registration
-from mine_reg.spatial import compose_dvf, resample, smooth, total_displacement, upsample
+from mine_reg.spatial import smooth, total_displacement, upsample
 
 WINDOW_HU = (-1000.0, 500.0)
 _LUNGS_MM = 4.0     # voxels on which lungs are looked for
@@ -30,7 +30,6 @@ _FAR_MM = 60.0      # lungs further apart than this are brought together before 
 _SIZE = 64          # voxels along an axis of the coarse working grid, as in training
 _SPACING_MM = 5.0   # of the coarse grid, as in training; larger for lungs that would not fit
 _MARGIN_MM = 20.0   # between the lungs of the fixed image and the border of the grid, at least
-_FINE_PASSES = 2    # of DeformNet at half the spacing
 _NEAR_MM = 15.0     # of the lungs: where refinement looks, as training does
 _TAPER_MM = 15.0    # at the border of the working grid the field fades, so that it does not end in a step
 
@@ -82,8 +81,9 @@ def register(fixed: Image, moving: Image, weights: str | Path = "midiceregnet", 
     coarse, grid = _working_grids(lungs["fixed"])
     start = sitk.TranslationTransform(3, (-shift).tolist())
     pyramid = [[scaled(images["fixed"], level), scaled(images["moving"], level, start)] for level in (coarse, grid)]
-    registration, statistic, recipe = _networks(str(weights), device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    theta, dvf = _coarse_to_fine(registration, *pyramid)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    registration, fine, statistic, recipe = _networks(str(weights), device)
+    theta, dvf = register_levels(registration, fine, *([image[None].to(device) for image in level] for level in pyramid))
     refinement = {}
     if refine:
         if statistic is None:
@@ -143,20 +143,6 @@ def _working_grids(lungs: sitk.Image) -> tuple[sitk.Image, sitk.Image]:
     return tuple(centred_grid((low + high) / 2, [n] * 3, s) for n, s in ((_SIZE, spacing), (2 * _SIZE - 1, spacing / 2)))
 
 
-@torch.inference_mode()
-def _coarse_to_fine(registration: Registration, coarse: list[torch.Tensor], fine: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """theta (1, 3, 4) and DVF (1, 3, D, H, W) in voxels of the fine grid: both networks on the coarse grid, then DeformNet on the fine one."""
-    device = next(registration.parameters()).device
-    (fixed, moving), (fine_fixed, fine_moving) = ([image[None].to(device) for image in level] for level in (coarse, fine))
-    theta, dvf = registration(fixed, moving)
-    size = fine_fixed.shape[2:]
-    dvf = 2 * upsample(dvf, size)  # in voxels half as large
-    for _ in range(_FINE_PASSES):
-        step = registration.deformnet(fine_fixed, resample(fine_moving, theta, dvf))
-        dvf = compose_dvf(dvf, upsample(step, size), size)
-    return theta, dvf
-
-
 def _start(fixed: sitk.Image, moving: sitk.Image) -> np.ndarray:
     """Shift in mm that moves the lungs of the moving image onto those of the fixed one when they are far apart, else zeros."""
     centres = [itk.voxels_to_points(np.argwhere(sitk.GetArrayViewFromImage(lungs) > 0).mean(0), lungs).numpy()[0] for lungs in (fixed, moving)]
@@ -200,9 +186,9 @@ def _with_start(transform: sitk.CompositeTransform, shift: np.ndarray) -> sitk.C
 
 
 @lru_cache(maxsize=4)
-def _networks(weights: str, device: str):
-    registration, statistic, recipe = unpack(weights)
-    return registration.to(device), statistic, recipe
+def _networks(weights: str, device: str) -> Weights:
+    found = unpack(weights)
+    return found._replace(registration=found.registration.to(device), fine=found.fine.to(device) if found.fine else None)
 
 
 def _warnings(report: dict, recipe: dict) -> list[str]:

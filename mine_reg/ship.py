@@ -19,9 +19,11 @@ import pandas as pd
 import torch
 from torch.utils.data import ConcatDataset, Dataset
 
-from mine_reg.bundle import pack
+from mine_reg.bundle import Weights, pack, unpack
 from mine_reg.ct import read_clipped
 from mine_reg.data import make_phantom_pairs, make_simulated_pairs
+from mine_reg.fine_level import halved, register_levels
+from mine_reg.fine_training import FineTraining
 from mine_reg.fitting import PairData, fit
 from mine_reg.lungs import lung_mask
 from mine_reg.manifest import read_manifest, read_scans
@@ -35,12 +37,14 @@ from mine_reg.training import POINTS, VOLUMES, AffineTraining, DeformTraining
 from mine_reg.varied import VariedPairs
 from mine_reg.weights import load_affinenet, load_statistic
 
-SIZE, SPACING_MM = [64, 64, 64], 5.0
+GRIDS = {"coarse": ([64, 64, 64], 5.0), "fine": ([127, 127, 127], 2.5)}  # with the same outermost voxel centres, see `fine_level`
+NETWORKS = ("affinenet", "deformnet", "fine")
+_FINE = {"channels": [8, 16, 32, 32], "passes": 2, "samples": 80_000, "shift_voxels": 8}  # what differs from DeformNet's settings
 _VALIDATION = 0.15  # of the phantoms and of the simulated pairs
 
 
 def make_pairs(scans: pd.DataFrame, work: Path, phantoms: int, simulated: int, seed: int) -> list[Path]:
-    """Three preprocessed folders: phantoms, simulated pairs of the scans, and every ordered pair of different subjects."""
+    """Folders of phantoms, of simulated pairs of the scans, and of every ordered pair of different subjects; each holds ``coarse`` and ``fine`` pairs."""
     folders = [work / name for name in ("phantom", "simulated", "subjects")]
     window = settings("preprocess").window_hu
 
@@ -49,18 +53,19 @@ def make_pairs(scans: pd.DataFrame, work: Path, phantoms: int, simulated: int, s
         number = max(1, round(validation * len(table))) if validation else 0
         held = [i * len(table) // number for i in range(number)]  # spread over all scans
         table["split"] = ["validation" if i in held else "train" for i in range(len(table))]
-        preprocess(table, folder / "pairs", SIZE, SPACING_MM, window, start, {}, seed)
+        for name, grid in GRIDS.items():
+            preprocess(table, folder / name, *grid, window, start, {}, seed)
 
-    if not (folders[0] / "pairs/pairs.csv").is_file():
-        make_phantom_pairs(folders[0] / "raw", phantoms, SIZE, SPACING_MM, seed)
+    if not (folders[0] / "fine/pairs.csv").is_file():
+        make_phantom_pairs(folders[0] / "raw", phantoms, *GRIDS["fine"], seed)
         prepared(folders[0], "scanner", _VALIDATION)
-    if not (folders[1] / "pairs/pairs.csv").is_file():
-        make_simulated_pairs(folders[1] / "raw", scans.assign(split="train"), {"train": simulated}, SIZE, SPACING_MM, seed)
+    if not (folders[1] / "fine/pairs.csv").is_file():
+        make_simulated_pairs(folders[1] / "raw", scans.assign(split="train"), {"train": simulated}, *GRIDS["fine"], seed)
         prepared(folders[1], "scanner", _VALIDATION)
-    if not (folders[2] / "pairs/pairs.csv").is_file():
+    if not (folders[2] / "fine/pairs.csv").is_file():
         _subjects(scans, folders[2] / "raw")
         prepared(folders[2], "centre_of_mass", 0.0)
-    return [folder / "pairs" for folder in folders]
+    return folders
 
 
 def read_whole(manifest: Path) -> pd.DataFrame:
@@ -87,54 +92,64 @@ def _subjects(scans: pd.DataFrame, folder: Path) -> None:
     pd.DataFrame(rows).to_csv(folder / "manifest.csv", index=False)
 
 
-def training_data(cfg: SimpleNamespace, folders: list[Path], repeat_subjects: int) -> PairData:
+def training_data(cfg: SimpleNamespace, folders: list[Path], grid: str, repeat_subjects: int) -> PairData:
     """Varied pairs of all folders for training, the pairs with a validation split as they are for validation."""
-    training: list[Dataset] = [PairDataset(folder, "train", VOLUMES, True) for folder in folders]
+    folders = [folder / grid for folder in folders]
+    training: list[Dataset] = [PairDataset(folder, "train", VOLUMES, cfg.in_memory) for folder in folders]
     training[2] = ConcatDataset([training[2]] * repeat_subjects)
-    validation = ConcatDataset([PairDataset(folder, "validation", VOLUMES + POINTS, True) for folder in folders[:2]])
+    validation = ConcatDataset([PairDataset(folder, "validation", VOLUMES + POINTS, cfg.in_memory) for folder in folders[:2]])
     identity = b"".join((folder / "pairs.csv").read_bytes() for folder in folders)
     return PairData(cfg, VariedPairs(ConcatDataset(training)), validation, identity)
 
 
 def train(network: str, loss: str, folders: list[Path], work: Path, arguments: argparse.Namespace) -> Path:
     """Train one network unless it is there; returns its folder."""
-    out = work / f"{network}-{loss}"
+    below = {name: work / f"{name}-{loss}" for name in NETWORKS}
+    out = below[network]
     if (out / "settings.json").is_file():
         return out
-    epochs = getattr(arguments, f"{network}_epochs")
-    cfg = settings(network, profile="laptop", loss=loss, seed=arguments.seed, epochs=epochs, validate_every=max(1, epochs // 6))
-    cfg.epochs = cfg.validate_every * max(1, epochs // cfg.validate_every)
+    epochs, fine = getattr(arguments, f"{network}_epochs"), network == "fine"
+    every = max(1, epochs // 6)
+    cfg = settings("deformnet" if fine else network, profile="laptop", loss=loss, seed=arguments.seed, epochs=epochs // every * every, validate_every=every,
+                   in_memory=not fine, **(_FINE if fine else {}))
     lightning.seed_everything(cfg.seed, verbose=False)
-    below = work / f"affinenet-{loss}"
-    module = AffineTraining(cfg) if network == "affinenet" else DeformTraining(cfg, load_affinenet(below), load_statistic(below))
-    fit(module, training_data(cfg, folders, arguments.repeat_subjects), out, work / "checkpoints" / out.name)
+    if network == "affinenet":
+        module = AffineTraining(cfg)
+    elif network == "deformnet":
+        module = DeformTraining(cfg, load_affinenet(below["affinenet"]), load_statistic(below["affinenet"]))
+    else:
+        module = FineTraining(cfg, load(below["affinenet"], below["deformnet"]), load_statistic(below["deformnet"]))
+    fit(module, training_data(cfg, folders, "fine" if fine else "coarse", arguments.repeat_subjects), out, work / "checkpoints" / out.name)
     return out
 
 
-def scores(affinenet: Path, deformnet: Path, folders: list[Path]) -> dict[str, dict[str, float]]:
+def scores(weights: Weights, folders: list[Path]) -> dict[str, dict[str, float]]:
     """Mean DSC, TRE (mm) and folding (%) over the validation pairs of each folder that has some, before and after registration."""
-    registration, found = load(affinenet, deformnet), {}
+    found = {}
     for folder in folders:
         rows = []
-        for row in read_pairs(folder, "validation").itertuples():
-            pair = load_pair(folder, row)
-            size = pair.fixed.shape[1:]
-            displacement = total_displacement(*registration(pair.fixed[None], pair.moving[None]), size)
-            before, after = evaluate_pair(pair, torch.zeros(1, 3, *size)), evaluate_pair(pair, displacement)
+        for row in read_pairs(folder / "fine", "validation").itertuples():
+            pair = load_pair(folder / "fine", row)
+            images = pair.fixed[None], pair.moving[None]
+            theta, dvf = register_levels(weights.registration, weights.fine, tuple(map(halved, images)), images)
+            displacement = total_displacement(theta, dvf, pair.fixed.shape[1:])
+            before, after = evaluate_pair(pair, torch.zeros_like(displacement)), evaluate_pair(pair, displacement)
             rows.append({f"{name}_{when}": values[name] for when, values in (("before", before), ("after", after)) for name in ("dsc", "tre_mm")}
                         | {"folding_percent": after["folding_percent"]})
-        found[folder.parent.name] = pd.DataFrame(rows).mean().round(4).to_dict()
+        found[folder.name] = pd.DataFrame(rows).mean().round(4).to_dict()
     return found
 
 
 def make(loss: str, folders: list[Path], work: Path, scans: list[str], arguments: argparse.Namespace) -> dict:
-    """Train both networks by one loss and pack them; returns the recipe."""
-    networks = [train(network, loss, folders, work, arguments) for network in ("affinenet", "deformnet")]
+    """Train all networks by one loss and pack them; returns the recipe."""
+    affinenet, deformnet, fine = (train(network, loss, folders, work, arguments) for network in NETWORKS)
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, encoding="utf-8", check=False, cwd=root()).stdout.strip()
     recipe = {"method": loss, "command": {name: value for name, value in vars(arguments).items() if not isinstance(value, Path)},
-              "scans": scans, "seed": arguments.seed, "code": commit, "size": SIZE, "spacing_mm": SPACING_MM,
-              "validation": scores(*networks, folders[:2])}
-    pack(*networks, arguments.out / f"{loss}.safetensors", recipe)
+              "scans": scans, "seed": arguments.seed, "code": commit, "grids": GRIDS}
+    path = arguments.out / f"{loss}.safetensors"
+    pack(affinenet, deformnet, path, recipe, fine)
+    recipe["validation"] = scores(unpack(path), folders[:2])
+    pack(affinenet, deformnet, path, recipe, fine)
     return recipe
 
 
@@ -147,6 +162,7 @@ def main() -> None:
     parser.add_argument("--repeat-subjects", type=int, default=3, help="how often a pair of different people comes in an epoch")
     parser.add_argument("--affinenet-epochs", type=int, default=90)
     parser.add_argument("--deformnet-epochs", type=int, default=18)
+    parser.add_argument("--fine-epochs", type=int, default=4)
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--work", type=Path, default=root() / "scratch/ship", help="for pairs and trainings that are finished")
     parser.add_argument("--out", type=Path, required=True)
