@@ -28,8 +28,9 @@ ablation sweep table2: $(READY)
 	@test -d data/models || { echo "They stand on the study's data and networks: run \`make repro\` first" >&2; exit 1; }
 	dvc repro experiments/dvc.yaml:$@
 
-bench: $(READY) ## time and memory against the size of the images, beside ANTs, VoxelMorph and convexAdam
+bench: $(READY) ## time and memory of registration, beside others, and of training, against the size of the images
 	python benchmarks/speed.py --out results/benchmarks
+	python benchmarks/training_step.py --out results/benchmarks
 
 test: $(READY) ## run every test, among them the whole study in the smoke profile
 	python -m pytest

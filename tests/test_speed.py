@@ -1,4 +1,4 @@
-"""benchmarks/speed.py at toy size: every method runs in its process, and a size too large for the slow ones is left out."""
+"""The benchmarks of speed at toy size: every method runs in its process, and a size too large for the slow ones is left out."""
 
 import subprocess
 import sys
@@ -13,3 +13,11 @@ def test_the_benchmark_of_speed_runs(repository, tmp_path):
     assert table.groupby("size")["method"].nunique().to_dict() == {24: 4, 32: 2} and "32^3 ants: left out" in said
     assert (table["seconds"] > 0).all() and table["peak_gb"].between(0.1, 4).all()
     assert (table.loc[table["method"] == "miregnet", "times_ours"] == 1).all() and (tmp_path / "speed.png").stat().st_size > 10_000
+
+
+def test_the_benchmark_of_training_runs(repository, tmp_path):
+    command = [sys.executable, "benchmarks/training_step.py", "--sizes", "24", "32", "--repeats", "1", "--threads", "1", "--samples", "2000", "--out", str(tmp_path)]
+    subprocess.run(command, cwd=repository, check=True)
+    table = pd.read_csv(tmp_path / "training_step.csv").set_index("size")
+    assert list(table.index) == [24, 32] and (table.drop(columns="device") > 0).all(axis=None)
+    assert (table["step"] > table["network, forward and backward"] / 2).all()
