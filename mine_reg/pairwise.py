@@ -14,7 +14,7 @@ from mine_reg import itk, transforms
 from mine_reg.bundle import Weights, unpack
 from mine_reg.ct import AIR_HU
 from mine_reg.estimator import histogram_mutual_information
-from mine_reg.fine_level import register_levels
+from mine_reg.fine_level import halved, register_levels
 from mine_reg.grids import averaged, centred_grid, resampled
 from mine_reg.lungs import lung_mask
 from mine_reg.metrics import field_metrics
@@ -25,6 +25,7 @@ from mine_reg.refine import refine as refine_pair
 from mine_reg.spatial import smooth, total_displacement, upsample
 
 WINDOW_HU = (-1000.0, 500.0)
+_BLOCK_MM = 2.0     # at most; voxels of the working grid are at least 2.5 mm wide
 _LUNGS_MM = 4.0     # voxels on which lungs are looked for
 _FAR_MM = 60.0      # lungs further apart than this are brought together before the networks look
 _SIZE = 64          # voxels along an axis of the coarse working grid, as in training
@@ -62,7 +63,8 @@ def register(fixed: Image, moving: Image, weights: str | Path = "midiceregnet", 
     fixed_points, moving_points : corresponding points in LPS mm, CSV files or (N, 3); used for the report alone
 
     The report has ``mutual_information_before`` and ``_after`` (nats, near the fixed lungs), ``folding_percent`` and ``sd_log_jacobian`` on
-    the working grid, ``refinement`` (what `refine.refine` says), ``seconds``, ``start_mm`` (the shift that brought lungs far apart together, else zeros), with masks and points
+    the working grid, ``refinement`` (what `refine.refine` says), ``seconds`` (of reading and
+    finding lungs, registering, warping, and all), ``start_mm`` (the shift that brought lungs far apart together, else zeros), with masks and points
     also DSC, ASD, HD, HD95 and TRE before and after, and ``warnings``, sentences about a result that should not be trusted.
 
     Raises FileNotFoundError, and ValueError (one sentence that names the input) when an image is no chest CT in HU, a mask is on another
@@ -74,42 +76,49 @@ def register(fixed: Image, moving: Image, weights: str | Path = "midiceregnet", 
     masks = {name: None if given is None else read_lung_mask(given, images[name], name, names[name])
              for name, given in (("fixed", fixed_mask), ("moving", moving_mask))}
     points = read_pair_points(fixed_points, moving_points)
-    lungs = {name: _lungs(image, names[name]) for name, image in images.items()}
+    seen = {name: _thinned(image) for name, image in images.items()}
+    lungs = {name: _lungs(image, names[name]) for name, image in seen.items()}
     shift = _start(lungs["fixed"], lungs["moving"])
     read = time.perf_counter()
 
-    coarse, grid = _working_grids(lungs["fixed"])
+    grid = _working_grid(lungs["fixed"])
     start = sitk.TranslationTransform(3, (-shift).tolist())
-    pyramid = [[scaled(images["fixed"], level), scaled(images["moving"], level, start)] for level in (coarse, grid)]
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    pair = [image[None].to(device) for image in (scaled(seen["fixed"], grid), scaled(seen["moving"], grid, start))]
     registration, fine, statistic, recipe = _networks(str(weights), device)
-    theta, dvf = register_levels(registration, fine, *([image[None].to(device) for image in level] for level in pyramid))
+    theta, dvf = register_levels(registration, fine, tuple(map(halved, pair)), pair)
     refinement = {}
     if refine:
         if statistic is None:
             raise ValueError(f"weights {weights} hold no T, which refine needs; they were trained without MINE")
-        theta, dvf, refinement = _refined(pyramid[1], theta, dvf, statistic, lungs["fixed"], grid, refine)
+        theta, dvf, refinement = _refined(pair, theta, dvf, statistic, lungs["fixed"], grid, refine)
     theta, dvf = theta.cpu(), dvf.cpu()
     dvf = dvf * _border(dvf.shape[2:], grid.GetSpacing()[0])
     transform = _with_start(itk.composite_transform(theta, dvf, grid, grid), shift)
     registered = time.perf_counter()
 
     moved = transforms.resample(sitk.Cast(images["moving"], sitk.sitkInt16), images["fixed"], transform, label=False, outside=AIR_HU)
+    warped = time.perf_counter()
     report = {"weights": str(weights), "refinement": refinement, "start_mm": shift.round(2).tolist(), "working_size": list(grid.GetSize()),
               "working_spacing_mm": grid.GetSpacing()[0]}
     near = sitk.GetArrayFromImage(resampled(lungs["fixed"], grid, 0)) > 0
-    after = scaled(images["moving"], grid, transform)
-    for moment, moved_there in (("before", pyramid[1][1]), ("after", after)):
-        report[f"mutual_information_{moment}"] = histogram_mutual_information(moved_there[0].numpy()[near], pyramid[1][0][0].numpy()[near])
+    unmoved, there = (image[0, 0].cpu().numpy() for image in (pair[1], pair[0]))
+    for moment, moved_there in (("before", unmoved), ("after", scaled(seen["moving"], grid, transform)[0].numpy())):
+        report[f"mutual_information_{moment}"] = histogram_mutual_information(moved_there[near], there[near])
     report |= field_metrics(total_displacement(theta, dvf, dvf.shape[2:]))
-    unmoved = sitk.Transform(3, sitk.sitkIdentity)
-    for moment, map_ in (("before", unmoved), ("after", transform)):
+    for moment, map_ in (("before", sitk.Transform(3, sitk.sitkIdentity)), ("after", transform)):
         report |= {f"{name}_{moment}": value for name, value in measured(map_, images["fixed"], masks, points).items()}
-    report["seconds"] = {"read": read - started, "register": registered - read, "total": time.perf_counter() - started}
+    report["seconds"] = {"read": read - started, "register": registered - read, "warp": warped - registered,
+                         "total": time.perf_counter() - started}
     report["warnings"] = _warnings(report, recipe)
     field = sitk.TransformToDisplacementField(transform, sitk.sitkVectorFloat32, grid.GetSize(), grid.GetOrigin(), grid.GetSpacing(),
                                               grid.GetDirection())
     return Result(moved, transform, field, report)
+
+
+def _thinned(image: sitk.Image) -> sitk.Image:
+    """Means over blocks of voxels no wider than _BLOCK_MM: all that the working grid can show of the image, in a fraction of its voxels."""
+    return sitk.BinShrink(image, [min(max(1, int(_BLOCK_MM / spacing + 1e-6)), n // 4) for spacing, n in zip(image.GetSpacing(), image.GetSize(), strict=True)])
 
 
 def _lungs(image: sitk.Image, name: str) -> sitk.Image:
@@ -134,13 +143,12 @@ def _box_grid(image: sitk.Image, spacing_mm: float) -> sitk.Image:
     return centred_grid((low + high) / 2, size[::-1].tolist(), spacing_mm)
 
 
-def _working_grids(lungs: sitk.Image) -> tuple[sitk.Image, sitk.Image]:
-    """Two cubes around the lungs of the fixed image, axes L, P, S, from the same first to the same last voxel centre: the coarse one and
-    one of half its spacing. So affine maps in `affine_grid` coordinates and upsampled fields mean the same on both."""
+def _working_grid(lungs: sitk.Image) -> sitk.Image:
+    """A cube around the lungs of the fixed image, axes L, P, S, of half the spacing that AffineNet and DeformNet work on; see `fine_level`."""
     voxels = np.argwhere(sitk.GetArrayViewFromImage(lungs) > 0)
     low, high = (itk.voxels_to_points(corner, lungs).numpy()[0] for corner in (voxels.min(0), voxels.max(0)))
     spacing = max(_SPACING_MM, ((high - low).max() + 2 * _MARGIN_MM) / (_SIZE - 1))
-    return tuple(centred_grid((low + high) / 2, [n] * 3, s) for n, s in ((_SIZE, spacing), (2 * _SIZE - 1, spacing / 2)))
+    return centred_grid((low + high) / 2, [2 * _SIZE - 1] * 3, spacing / 2)
 
 
 def _start(fixed: sitk.Image, moving: sitk.Image) -> np.ndarray:
@@ -157,15 +165,14 @@ def scaled(image: sitk.Image, grid: sitk.Image, transform: sitk.Transform | None
     return (values.clamp(low, high) - low) / (high - low)
 
 
-def _refined(images: list[torch.Tensor], theta: torch.Tensor, dvf: torch.Tensor, statistic: StatisticNet, lungs: sitk.Image, grid: sitk.Image,
+def _refined(pair: list[torch.Tensor], theta: torch.Tensor, dvf: torch.Tensor, statistic: StatisticNet, lungs: sitk.Image, grid: sitk.Image,
              steps: int) -> tuple[torch.Tensor, torch.Tensor, dict]:
     """`refine.refine` on the fine grid, near the lungs; the DVF at every other voxel, where the grids share their ends."""
     distance = sitk.SignedMaurerDistanceMap(lungs, squaredDistance=False, useImageSpacing=True)
     near = torch.from_numpy(sitk.GetArrayFromImage(resampled(distance, grid, 255.0)) <= _NEAR_MM)
-    fixed, moving = (image[None].to(theta.device) for image in images)
     coarse = smooth(dvf, 0.9)[:, :, ::2, ::2, ::2]
-    theta, dvf, what = refine_pair(fixed, moving, theta.clone(), coarse.clone(), statistic.to(theta.device), near, steps)
-    return theta, upsample(dvf, fixed.shape[2:]), what
+    theta, dvf, what = refine_pair(*pair, theta.clone(), coarse.clone(), statistic.to(theta.device), near, steps)
+    return theta, upsample(dvf, pair[0].shape[2:]), what
 
 
 def _border(size: Sequence[int], spacing_mm: float) -> torch.Tensor:

@@ -17,14 +17,15 @@ _EVERY = 10             # steps between looks at the objective
 _PATIENCE = 2           # looks without a better one
 
 
-def refine(fixed: Tensor, moving: Tensor, theta: Tensor, dvf: Tensor, statistic: StatisticNet, region: Tensor, steps: int, mu: float = 25.0,
-           smoothing: float = 1.0, samples: int = 40_000, rate: float = 0.02, seed: int = 0,
+def refine(fixed: Tensor, moving: Tensor, theta: Tensor, dvf: Tensor, statistic: StatisticNet, region: Tensor, steps: int, mu: float = 5.0,
+           smoothing: float = 1.0, samples: int = 80_000, rate: float = 0.015, seed: int = 0,
            watch: Callable[[int, Tensor, Tensor], None] | None = None) -> tuple[Tensor, Tensor, dict]:
-    """theta (1, 3, 4) and DVF (1, 3, d, h, w) after at most ``steps`` steps of Adam on MINE and TV; and what happened.
+    """theta (1, 3, 4) and DVF (1, 3, d, h, w) after at most ``steps`` steps of Adam on MINE and TV, at a fading rate; and what happened.
 
     fixed, moving : (1, 1, D, H, W); dvf : (1, 3, d, h, w) in voxels of that grid, at its resolution or a coarser one
     statistic : T of the networks' training; a copy goes on learning, so that nothing of one pair reaches the next
     region : (D, H, W), True where MINE looks
+    mu : weight of TV; a fifth of training's, which has to hold for all pairs at once
     smoothing : sigma, in voxels of the DVF, of the Gaussian over what is added to it
     watch : called with step, theta and DVF at every look
 
@@ -44,6 +45,7 @@ def _descend(fixed, moving, theta, dvf, statistic, region, steps, mu, smoothing,
     parts = [dvf.new_zeros(1, 3, *(max(2, n // level) for n in dvf.shape[2:])).requires_grad_() for level in _LEVELS]
     turn = torch.zeros_like(theta).requires_grad_()
     optimiser = torch.optim.Adam([{"params": parts, "lr": rate}, {"params": [turn], "lr": 0.01 * rate}, {"params": statistic.parameters(), "lr": 1e-3}])
+    fade = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: 1 - step / steps)  # what is left of the noise of drawing voxels fades
     criterion = MineLoss()
 
     def answer() -> tuple[Tensor, Tensor]:
@@ -73,6 +75,7 @@ def _descend(fixed, moving, theta, dvf, statistic, region, steps, mu, smoothing,
         optimiser.zero_grad()
         objective(draw())[0].backward()
         optimiser.step()
+        fade.step()
         if step % _EVERY and step != steps:
             continue
         with torch.no_grad():
