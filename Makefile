@@ -32,8 +32,8 @@ bench: $(READY) ## time and memory of registration, beside others, and of traini
 	python benchmarks/speed.py --out results/benchmarks
 	python benchmarks/training_step.py --out results/benchmarks
 
-test: $(READY) ## run every test, among them the whole study in the smoke profile
-	python -m pytest
+test: $(READY) ## run every test, two files at a time, among them the whole study in the smoke profile
+	python -m pytest -n 2 --dist loadfile
 
 smoke: $(READY) ## run the whole study in the smoke profile, in a temporary copy, and check its outputs
 	python -m pytest -s -m pipeline

@@ -3,7 +3,7 @@
 python benchmarks/peers.py scans.csv --left-out lidc1011 --out results/benchmarks
 
 Simulated pairs of the scans left out, whose true correspondence is known, and pairs of a left-out scan with those of other people, for which
-lung masks are all there is. All images have 128^3 voxels of 2.5 mm, and every transform is measured on that grid. One pair at a time,
+lung masks are all there is; there the lungs' centres coincide at the start. All images have 128^3 voxels of 2.5 mm, and every transform is measured on that grid. One pair at a time,
 all cores for each method; what is measured is kept in scratch/peers, so that an interrupted run goes on. Seconds of ``register`` are from files to the
 moved image, with the search for the lungs; those of ANTs and convexAdam are of the registration alone. convexAdam starts from ANTs' affine
 part, whose time is not in its own.
@@ -13,14 +13,16 @@ import argparse
 import itertools
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+import SimpleITK as sitk
 import torch
 from tqdm import tqdm
 
 from mine_reg.baselines import ants_displacement, ants_register_pairs, ants_settings
 from mine_reg.convexadam import convexadam_register
 from mine_reg.data import make_simulated_pairs
-from mine_reg.itk import displacement_voxels
+from mine_reg.itk import displacement_voxels, read_image, voxels_to_points
 from mine_reg.manifest import read_scans
 from mine_reg.metrics import evaluate_pair
 from mine_reg.pairwise import register
@@ -34,20 +36,31 @@ SIZE, SPACING_MM = [128, 128, 128], 2.5
 def make_pairs(scans: pd.DataFrame, left_out: list[str], simulated: int, work: Path, seed: int) -> list[Path]:
     """Preprocessed folders of the simulated pairs and of the pairs of different people."""
     held, others = (scans[scans["scan_id"].isin(left_out) == out] for out in (True, False))
-    folders = {"simulated": "scanner", "subjects": "centre_of_mass"}
-    for name, start in folders.items():
-        raw, pairs = work / name / "raw", work / name / "pairs"
+    folders = [work / name / "pairs" for name in ("simulated", "subjects")]
+    for pairs in folders:
+        raw, name = pairs.parent / "raw", pairs.parent.name
         if (pairs / "pairs.csv").is_file():
             continue
         if name == "simulated":
             make_simulated_pairs(raw, held.assign(split="test"), {"test": simulated}, SIZE, SPACING_MM, seed)
         else:
             raw.mkdir(parents=True, exist_ok=True)
-            rows = [{"pair_id": f"{a.scan_id}-{b.scan_id}", "fixed": a.image, "moving": b.image, "fixed_mask": a.mask, "moving_mask": b.mask, "split": "test"}
-                    for h in held.itertuples() for o in others.itertuples() for a, b in ((h, o), (o, h))]
-            pd.DataFrame(rows).to_csv(raw / "manifest.csv", index=False)
-        preprocess(read_whole(raw / "manifest.csv").assign(split="test"), pairs, SIZE, SPACING_MM, settings("preprocess").window_hu, start, {}, seed)
-    return [work / name / "pairs" for name in folders]
+            rows = [_lungs_together(a, b, raw) for h in held.itertuples() for o in others.itertuples() for a, b in ((h, o), (o, h))]
+            pd.DataFrame(rows).assign(split="test").to_csv(raw / "manifest.csv", index=False)
+        preprocess(read_whole(raw / "manifest.csv").assign(split="test"), pairs, SIZE, SPACING_MM, settings("preprocess").window_hu, "scanner", {}, seed)
+    return folders
+
+
+def _lungs_together(fixed, moving, folder: Path) -> dict:
+    """A row of a manifest whose moving image is shifted so that the centres of the lungs coincide, which no method then has to find."""
+    images = {name: read_image(path) for name, path in (("fixed", fixed.mask), ("moving", moving.image), ("moving_mask", moving.mask))}
+    centres = [voxels_to_points(np.argwhere(sitk.GetArrayViewFromImage(images[name])).mean(0), images[name]).numpy()[0] for name in ("fixed", "moving_mask")]
+    row = {"pair_id": f"{fixed.scan_id}-{moving.scan_id}", "fixed": fixed.image, "fixed_mask": fixed.mask}
+    for name in ("moving", "moving_mask"):
+        images[name].SetOrigin((images[name].GetOrigin() + centres[0] - centres[1]).tolist())
+        row[name] = str(folder / f"{row['pair_id']}_{name}.nii.gz")
+        sitk.WriteImage(images[name], row[name])
+    return row
 
 
 def measure(folder: Path, work: Path, weights: list[str], threads: int) -> pd.DataFrame:
@@ -75,6 +88,15 @@ def _measure(pair: Pair, row, ants: Path, ants_seconds: float, weights: list[str
     return pd.DataFrame([{"pair_id": pair.pair_id, "method": name} | evaluate_pair(pair, d) | {"seconds": s} for name, (d, s) in answers.items()])
 
 
+def table(results: pd.DataFrame) -> str:
+    """Mean and SD over the pairs of each kind, as Markdown."""
+    columns = {"dsc": ("DSC", 3), "asd_mm": ("ASD/mm", 2), "hd95_mm": ("HD95/mm", 1), "tre_mm": ("TRE/mm", 2), "folding_percent": ("folding/%", 3), "seconds": ("seconds", 1)}
+    groups = results.groupby(["kind", "method"], sort=False)
+    cells = {label: groups[name].agg(lambda values, n=digits: f"{values.mean():.{n}f} ± {values.std():.{n}f}" if values.notna().any() else "–")
+             for name, (label, digits) in columns.items()}
+    return pd.DataFrame(cells).reset_index().to_markdown(index=False) + "\n"
+
+
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("scans", type=Path, help="table of CTs with lung masks, as data_manifests/example_scans.csv")
 parser.add_argument("--left-out", nargs="+", required=True, metavar="SCAN_ID")
@@ -89,4 +111,5 @@ folders = make_pairs(read_scans(arguments.scans), arguments.left_out, arguments.
 results = pd.concat([measure(folder, work / folder.parent.name, arguments.weights, arguments.threads) for folder in folders], ignore_index=True)
 arguments.out.mkdir(parents=True, exist_ok=True)
 results.to_csv(arguments.out / "peers.csv", index=False, float_format="%.6g")
-print(results.groupby(["kind", "method"], sort=False)[["dsc", "asd_mm", "hd95_mm", "tre_mm", "folding_percent", "seconds"]].mean().round(3).to_string())
+(arguments.out / "peers.md").write_text(table(results), encoding="utf-8")
+print(table(results))

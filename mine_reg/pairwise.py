@@ -27,7 +27,7 @@ from mine_reg.spatial import smooth, total_displacement, upsample
 WINDOW_HU = (-1000.0, 500.0)
 _BLOCK_MM = 2.0     # at most; voxels of the working grid are at least 2.5 mm wide
 _LUNGS_MM = 4.0     # voxels on which lungs are looked for
-_FAR_MM = 60.0      # lungs further apart than this are brought together before the networks look
+_FAR_MM = 30.0      # lungs further apart, beyond what AffineNet was trained for, are brought together before the networks look
 _SIZE = 64          # voxels along an axis of the coarse working grid, as in training
 _SPACING_MM = 5.0   # of the coarse grid, as in training; larger for lungs that would not fit
 _MARGIN_MM = 20.0   # between the lungs of the fixed image and the border of the grid, at least

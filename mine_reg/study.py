@@ -35,7 +35,7 @@ def settings(section: str, profile: str | None = None, **overrides) -> SimpleNam
     The result also holds ``profile`` and ``seed``. Raises ValueError for an unknown section, profile or setting, and, in a
     notebook run by papermill, for a ``-p`` name that the notebook does not have.
     """
-    _reject_unknown_papermill_names()
+    reject_unknown_parameters()
     params = YAML(typ="safe").load(root() / "params.yaml")
     profile = profile or params["profile"]
     if profile not in params["profiles"]:
@@ -74,7 +74,7 @@ def input_path(official: str, given: str | Path | None = None) -> Path:
     raise FileNotFoundError(f"{path} does not exist: {hint}")
 
 
-def _reject_unknown_papermill_names() -> None:
+def reject_unknown_parameters() -> None:
     """Papermill only logs a warning for a misspelt ``-p`` name; a sweep over nothing is worse than an error."""
     try:
         cells = get_ipython().user_ns["In"]  # defined by IPython alone

@@ -7,6 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"  # before torch: workers that all use all cores only wait for each other
+
 import pytest
 from ruamel.yaml import YAML
 
@@ -59,6 +62,11 @@ class StudyCopy:
         print(done.stdout)
         assert not check or done.returncode == 0, f"{' '.join(command)} failed:\n{done.stdout[-5000:]}"
         return done
+
+
+def pytest_collection_modifyitems(items):
+    """The whole study comes first: it takes longest, so that no worker waits for it at the end."""
+    items.sort(key=lambda item: "pipeline" not in item.keywords and "test_pipeline" not in item.nodeid)
 
 
 @pytest.fixture(autouse=True)

@@ -63,6 +63,7 @@ def test_stages_depend_on_the_modules_they_import(repository, stages, notebook_s
     assert not imported(ast.unparse(at_once)), "every stage would depend on these"
     for stage, notebook in notebook_stages.items():
         todo, closure = imported(code(repository / f"notebooks/{notebook}.ipynb")) - ONLY_SHOWS.get(stage, set()), set()
+        todo |= set(re.findall(r"-m mine_reg\.(\w+)", stages[stage]["cmd"]))
         while todo:
             closure.add(module := todo.pop())
             todo |= imported((repository / f"mine_reg/{module}.py").read_text(encoding="utf-8")) - closure
