@@ -30,6 +30,7 @@ ablation sweep table2: $(READY)
 
 bench: $(READY) ## time and memory of registration, beside others, and of training, against the size of the images
 	python benchmarks/speed.py --out results/benchmarks
+	python benchmarks/floors.py --out results/benchmarks
 	python benchmarks/training_step.py --out results/benchmarks
 
 test: $(READY) ## run every test, two files at a time, among them the whole study in the smoke profile

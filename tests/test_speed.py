@@ -1,4 +1,4 @@
-"""The benchmarks of speed at toy size: every method runs in its process, and a size too large for the slow ones is left out."""
+"""The benchmarks at toy size: every method runs in its process, and a size too large for the slow ones is left out."""
 
 import subprocess
 import sys
@@ -21,3 +21,12 @@ def test_the_benchmark_of_training_runs(repository, tmp_path):
     table = pd.read_csv(tmp_path / "training_step.csv").set_index("size")
     assert list(table.index) == [24, 32] and (table.drop(columns="device") > 0).all(axis=None)
     assert (table["step"] > table["network, forward and backward"] / 2).all()
+
+
+def test_the_benchmark_of_floors_runs(repository, tmp_path):
+    command = [sys.executable, "benchmarks/floors.py", "--size", "32", "--repeats", "1", "--threads", "1", "--out", str(tmp_path)]
+    subprocess.run(command, cwd=repository, check=True)
+    table = pd.read_csv(tmp_path / "floors.csv").set_index("part")
+    assert list(table.index) == ["AffineNet", "DeformNet", "fine level", "warp of 32^3"]
+    # nothing is faster than its floor, but for what else the machine does while it measures the two
+    assert (table["ratio"] > 0.5).all() and (table.loc["AffineNet":"fine level", "floor_operations"] > 0).all()

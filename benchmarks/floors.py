@@ -1,0 +1,99 @@
+"""How near the parts of a registration come to what the machine could do at best.
+
+python benchmarks/floors.py --size 320 --out results/benchmarks
+
+Seconds of AffineNet and DeformNet of the weights in the package (on 64^3 voxels), of the DeformNet of their fine level (127^3) and of the warp of an image of
+--size^3 voxels, beside two floors: the multiplications and additions of the convolutions over the speed of a large matrix product, and the bytes that must be moved over
+the speed of a copy; for a network that is what each convolution reads and writes, for the warp the image in and out. All are measured in the same run.
+"""
+
+import argparse
+import os
+import statistics
+import time
+from pathlib import Path
+
+import pandas as pd
+import SimpleITK as sitk
+import torch
+from torch import nn
+
+from mine_reg import itk, transforms
+from mine_reg.bundle import unpack
+from mine_reg.fine_level import completed, halved, register_levels
+from mine_reg.grids import centred_grid
+from mine_reg.phantom import make_pair
+
+
+def median_seconds(part, repeats: int) -> float:
+    part()
+    taken = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        part()
+        taken.append(time.perf_counter() - start)
+    return statistics.median(taken)
+
+
+def work_of(network: nn.Module, part) -> tuple[float, float]:
+    """Operations of the convolutions, and bytes that they read and write, in one call of ``part``."""
+    counted = [0.0, 0.0]
+
+    def count(layer: nn.Conv3d, inputs: tuple, output: torch.Tensor) -> None:
+        counted[0] += 2 * output.numel() * layer.weight[0].numel()
+        counted[1] += 4 * (inputs[0].numel() + output.numel() + layer.weight.numel())
+
+    hooks = [layer.register_forward_hook(count) for layer in network.modules() if isinstance(layer, nn.Conv3d)]
+    part()
+    for hook in hooks:
+        hook.remove()
+    return tuple(counted)
+
+
+@torch.inference_mode()
+def measure(size: int, weights: str, repeats: int) -> pd.DataFrame:
+    """One row per part: seconds, both floors in seconds, and seconds over the larger of them."""
+    n = 4096
+    a, b = torch.rand(n, n), torch.rand(n, n)
+    speed = 2 * n**3 / median_seconds(lambda: a @ b, repeats)
+    source = torch.rand(64 * 2**20)
+    target = torch.empty_like(source)
+    bandwidth = 2 * 4 * source.numel() / median_seconds(lambda: target.copy_(source), repeats)
+
+    registration, fine, *_ = unpack(weights)
+    phantom = make_pair((127,) * 3, 2.5, 1)
+    pair = [((image + 1000) / 1500).clamp(0, 1)[None, None] for image in (phantom.fixed, phantom.moving)]
+    coarse = tuple(map(halved, pair))
+    theta = registration.affinenet.register(*coarse)
+    dvf = registration.deformnet.register(*coarse, theta)
+    networks = {"AffineNet": (registration.affinenet, lambda: registration.affinenet.register(*coarse)),
+                "DeformNet": (registration.deformnet, lambda: registration.deformnet.register(*coarse, theta)),
+                "fine level": (fine, lambda: completed(fine, *pair, theta, 2 * dvf))}
+    rows = []
+    for name, (network, part) in networks.items():
+        operations, moved = work_of(network, part)
+        rows.append((name, median_seconds(part, repeats), operations / speed, moved / bandwidth))
+
+    grid = centred_grid((0, 0, 0), (127,) * 3, 2.5)
+    transform = itk.composite_transform(*register_levels(registration, fine, coarse, pair), grid, grid)
+    image = centred_grid((0, 0, 0), (size,) * 3, 320 / size)
+    image = sitk.Cast(image, sitk.sitkInt16)
+    warp = median_seconds(lambda: transforms.resample(image, image, transform, label=False), repeats)
+    rows.append((f"warp of {size}^3", warp, 0.0, 2 * 2 * size**3 / bandwidth))
+    table = pd.DataFrame(rows, columns=["part", "seconds", "floor_operations", "floor_bytes"])
+    table["ratio"] = table["seconds"] / table[["floor_operations", "floor_bytes"]].max(axis=1)
+    return table.assign(gflops=speed / 1e9, gb_per_second=bandwidth / 1e9, threads=torch.get_num_threads())
+
+
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("--size", type=int, default=320)
+parser.add_argument("--weights", default="midiceregnet")
+parser.add_argument("--repeats", type=int, default=5)
+parser.add_argument("--threads", type=int, default=os.cpu_count())
+parser.add_argument("--out", type=Path, required=True)
+arguments = parser.parse_args()
+torch.set_num_threads(arguments.threads)
+found = measure(arguments.size, arguments.weights, arguments.repeats)
+arguments.out.mkdir(parents=True, exist_ok=True)
+found.to_csv(arguments.out / "floors.csv", index=False, float_format="%.4g")
+print(found.to_string(index=False))
