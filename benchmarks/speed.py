@@ -17,6 +17,7 @@ import json
 import os
 import platform
 import resource
+import signal
 import statistics
 import subprocess
 import sys
@@ -150,7 +151,12 @@ def main() -> None:
                     continue
                 repeats = 1 if method in SLOW and size > 100 else arguments.repeats
                 command = [sys.executable, __file__, "--one", method, folder, "--threads", threads, "--repeats", str(repeats), "--out", str(arguments.out)]
-                done = json.loads(subprocess.run(command, check=True, capture_output=True, encoding="utf-8", env=environment).stdout.splitlines()[-1])
+                ended = subprocess.run(command, check=False, capture_output=True, encoding="utf-8", env=environment)
+                if ended.returncode == -signal.SIGKILL:
+                    print(f"{size}^3 {method}: killed by the system, as it does when memory runs out", flush=True)
+                    continue
+                ended.check_returncode()
+                done = json.loads(ended.stdout.splitlines()[-1])
                 seconds = done["seconds"]
                 rows.append({"size": size, "method": method, "seconds": statistics.median(seconds), "fastest": min(seconds), "slowest": max(seconds),
                              "repeats": repeats, "peak_gb": done["peak_gb"], "threads": arguments.threads, "machine": _machine()})
