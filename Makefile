@@ -34,7 +34,7 @@ bench: $(READY) ## time and memory of registration, beside others, and of traini
 	python benchmarks/training_step.py --out results/benchmarks
 
 test: $(READY) ## run every test, two files at a time, among them the whole study in the smoke profile
-	python -m pytest -n 2 --dist loadfile
+	python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 smoke: $(READY) ## run the whole study in the smoke profile, in a temporary copy, and check its outputs
 	python -m pytest -s -m pipeline
