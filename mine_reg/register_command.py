@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import shutil
 import tempfile
 from pathlib import Path
@@ -28,7 +29,8 @@ def register_files(fixed: Path, moving: Path, out: Path, inverse: bool = False, 
         if learn2reg:
             transforms.write_learn2reg(result.transform, result.moved, itk.read_image(moving), folder / transforms.LEARN2REG_FILE)
         result.report |= {"fixed": str(Path(fixed).resolve()), "moving": str(Path(moving).resolve()), "key": key}
-        (folder / "report.json").write_text(json.dumps(result.report, indent=2) + "\n", encoding="utf-8")
+        finite = {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in result.report.items()}  # JSON has no inf
+        (folder / "report.json").write_text(json.dumps(finite, indent=2) + "\n", encoding="utf-8")
     return result
 
 

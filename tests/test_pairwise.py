@@ -17,6 +17,7 @@ from mine_reg.cli import app
 from mine_reg.models import AffineNet, DeformNet
 from mine_reg.pairwise import register
 from mine_reg.phantom import grid_origin, make_pair
+from mine_reg.register_command import register_files
 from mine_reg.weights import save_network
 
 SIZE, SPACING = (56, 56, 56), 6.0
@@ -114,6 +115,13 @@ def test_files_come_out_complete_and_apply_repeats_them(pair, weights, tmp_path)
                                                      "inverse.h5", "1InverseWarp.nii.gz", "learn2reg_displacement.nii.gz"}
     report = json.loads((out / "report.json").read_text())
     assert report["inverse_max_error_mm"] < 0.5
+
+    for name, dtype in (("fixed_mask", "uint8"), ("moving", "int16"), ("moving_mask", "uint8")):
+        shift = (0.0, 0.0, 0.0) if name == "fixed_mask" else (900.0, 0.0, 0.0)
+        sitk.WriteImage(turned(getattr(pair, name), shift, angle=0.1, dtype=dtype), str(tmp_path / f"far_{name}.nii.gz"))
+    register_files(tmp_path / "fixed.nii.gz", tmp_path / "far_moving.nii.gz", tmp_path / "far", weights=weights, device="cpu",
+                   fixed_mask=tmp_path / "far_fixed_mask.nii.gz", moving_mask=tmp_path / "far_moving_mask.nii.gz")
+    assert json.loads((tmp_path / "far/report.json").read_text(), parse_constant=pytest.fail)["hd_mm_before"] is None  # no lungs on the fixed grid: inf
 
     again = ["apply", str(out / "transform.h5"), str(tmp_path / "moving.nii.gz"), str(tmp_path / "again.nii.gz"), "--reference", str(tmp_path / "fixed.nii.gz")]
     assert CliRunner().invoke(app, again).exit_code == 0
