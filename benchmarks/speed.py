@@ -1,15 +1,17 @@
-"""Time and peak memory of one registration against the size of the images: this study's networks, ANTs, VoxelMorph's and convexAdam.
+"""Time and peak memory of one registration against the size of the images: this study's networks, VoxelMorph's, elastix, convexAdam and ANTs.
 
 python benchmarks/speed.py --out results/benchmarks        # or: make bench
 
 The same phantom pair, resampled to every size, on the same machine in the same run. Every measurement is a process of its own, whose peak
 memory is that of the whole process, torch or ANTs included; its first registration is a warm-up, then the median of the repeats
-counts. Methods take turns at each size, so that what else the machine does meets all alike. ANTs is repeated less, and left out above
---slow-up-to voxels, as is convexAdam: see the printed lines.
+counts. Methods take turns at each size, so that what else the machine does meets all alike. elastix, convexAdam and ANTs are repeated less, and
+left out above --slow-up-to voxels: see the printed lines. elastix takes part where `pip install itk-elastix` has been done.
 
-Timed is from two images in memory to the total displacement and the moved image, both on the full grid. The networks are those of params.yaml;
-their weights do not matter for time and are random. ``register`` is `mine_reg.register` with the weights of the package, whose networks work
-on a grid of 2.5 mm whatever the images have; it also looks for the lungs and writes a report. VoxelMorph is MONAI's, with the channels of its documentation, those of the published VM-2, half resolution and 7 integration steps.
+Timed is from two images in memory to the transform and the moved image on the full grid. ``register`` is `mine_reg.register` with the
+weights of the package, whose networks work on a grid of 2.5 mm whatever the images have; it also looks for the lungs and makes a report.
+``command`` is the same as the command that reads and writes files, from starting Python to the last file, compressed. ``miregnet`` are the networks of params.yaml on the
+full grid; their weights do not matter for time and are random. VoxelMorph is MONAI's, with the channels of its documentation, those of the
+published VM-2, half resolution and 7 integration steps. elastix goes through its default rigid, affine and B-spline steps, ANTs through those of the study.
 """
 
 import argparse
@@ -23,76 +25,20 @@ import subprocess
 import sys
 import tempfile
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from speed_methods import LABELS, registration
 
-METHODS = ("register", "miregnet", "voxelmorph", "convexadam", "ants")
-LABELS = {"register": "mine_reg.register", "miregnet": "AffineNet and DeformNet", "voxelmorph": "VoxelMorph (MONAI)", "convexadam": "convexAdam", "ants": "ANTs SyNRA"}
-SLOW = ("convexadam", "ants")
-
-
-def registration(method: str, folder: Path, threads: int):
-    """A function without arguments that registers the pair in ``folder`` once."""
-    import torch
-
-    torch.set_num_threads(threads)
-    fixed, moving = torch.load(folder / "pair.pt")
-    if method == "register":
-        from mine_reg import register
-        from mine_reg.itk import to_image
-        from mine_reg.phantom import grid_origin
-
-        size = fixed.shape[2:]
-        grid = (320 / size[0],) * 3, grid_origin(size, 320 / size[0])
-        images = [to_image(image[0, 0] * 1500 - 1000, *grid, dtype="int16") for image in (fixed, moving)]
-
-        def run():
-            return register(*images, device="cpu")
-    elif method == "miregnet":
-        from mine_reg.models import AffineNet, DeformNet
-        from mine_reg.registration import Registration
-        from mine_reg.spatial import resample
-        from mine_reg.study import settings
-        from mine_reg.weights import make_network
-
-        network = Registration(*(make_network(kind, vars(settings(name))) for kind, name in ((AffineNet, "affinenet"), (DeformNet, "deformnet")))).eval()
-
-        @torch.inference_mode()
-        def run():
-            theta, dvf = network(fixed, moving)
-            return resample(moving, theta, dvf)
-    elif method == "voxelmorph":
-        from monai.networks.nets import VoxelMorph, VoxelMorphUNet
-
-        backbone = VoxelMorphUNet(3, 2, 32, (16, 32, 32, 32, 32, 32), (16, 16))
-        network = VoxelMorph(backbone=backbone, integration_steps=7, half_res=True, spatial_dims=3).eval()
-
-        @torch.inference_mode()
-        def run():
-            return network(moving, fixed)
-    elif method == "convexadam":
-        from mine_reg.convexadam import convexadam_register
-        from mine_reg.spatial import warp
-
-        nothing = torch.zeros(1, 3, *fixed.shape[2:])
-
-        def run():
-            return warp(moving, convexadam_register(fixed, moving, nothing)[0])
-    else:
-        import ants
-
-        images = [ants.from_numpy(image[0, 0].numpy().transpose(2, 1, 0)) for image in (fixed, moving)]
-
-        def run():
-            return ants.registration(*images, "SyNRA", reg_iterations=(40, 20, 0))
-    return run
+METHODS = tuple(name for name in LABELS if name != "elastix" or find_spec("itk"))
+SLOW = ("elastix", "convexadam", "ants")
 
 
 def measure(method: str, folder: Path, threads: int, repeats: int) -> dict:
-    """Seconds of each repeat and the peak memory (GB) of this process, which does nothing else."""
+    """Seconds of each repeat and the peak memory (GB) of this process, which does nothing else, or of the command that it starts."""
     run, seconds = registration(method, folder, threads), []
     if repeats > 1:
         run()
@@ -101,7 +47,8 @@ def measure(method: str, folder: Path, threads: int, repeats: int) -> dict:
         run()
         seconds.append(time.perf_counter() - start)
     unit = 1 if sys.platform == "darwin" else 1024
-    return {"seconds": seconds, "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9}
+    who = resource.RUSAGE_CHILDREN if method == "command" else resource.RUSAGE_SELF
+    return {"seconds": seconds, "peak_gb": resource.getrusage(who).ru_maxrss * unit / 1e9}
 
 
 def make_pair_of(size: int, folder: Path) -> None:
@@ -132,7 +79,7 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[64, 96, 128, 192, 256, 320])
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--slow-up-to", type=int, default=192, help="largest size of ANTs and convexAdam")
+    parser.add_argument("--slow-up-to", type=int, default=192, help="largest size of elastix, convexAdam and ANTs")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--one", nargs=2, metavar=("METHOD", "FOLDER"), help=argparse.SUPPRESS)
@@ -149,7 +96,7 @@ def main() -> None:
                 if method in SLOW and size > arguments.slow_up_to:
                     print(f"{size}^3 {method}: left out")
                     continue
-                repeats = 1 if method in SLOW and size > 100 else arguments.repeats
+                repeats = 1 if method in SLOW and (size > 100 or method == "elastix") else arguments.repeats
                 command = [sys.executable, __file__, "--one", method, folder, "--threads", threads, "--repeats", str(repeats), "--out", str(arguments.out)]
                 ended = subprocess.run(command, check=False, capture_output=True, encoding="utf-8", env=environment)
                 if ended.returncode == -signal.SIGKILL:

@@ -7,9 +7,12 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from mine_reg.models import StatisticNet
 from mine_reg.spatial import gradients
+
+_AT_ONCE = 2**17  # voxels that T sees at once, in training
 
 
 class MutualInformation(NamedTuple):
@@ -20,11 +23,21 @@ class MutualInformation(NamedTuple):
 
 
 def scores(statistic: StatisticNet, moving: Tensor, fixed: Tensor) -> tuple[Tensor, Tensor]:
-    """T on the joint distribution and on the product of the marginals, each (B, N), for voxels (B, N, C) of M(phi) and F.
+    """T on the joint distribution and on the product of the marginals, each (B, N), for voxels (B, N, C) of M(phi) and F in random order.
 
-    The latter comes from shuffling the voxels of F. Gradients flow into ``statistic`` and, through both, into ``moving``.
+    The latter comes from shuffling the voxels of F. Gradients flow into ``statistic`` and, through both, into ``moving``. Many voxels are
+    taken in parts, each shuffled within itself, whose feature maps are computed again for the gradients instead of being kept: for a quarter
+    of 320^3 voxels that saves 10 GB.
     """
-    return statistic(moving, fixed, torch.randperm(fixed.shape[1], device=fixed.device))
+
+    def shuffled(part: Tensor) -> Tensor:
+        return torch.randperm(part.shape[1], device=part.device)
+
+    if fixed.shape[1] <= _AT_ONCE:
+        return statistic(moving, fixed, shuffled(fixed))
+    parts = [checkpoint(statistic, m, f, shuffled(f), use_reentrant=False, preserve_rng_state=False)
+             for m, f in zip(moving.split(_AT_ONCE, dim=1), fixed.split(_AT_ONCE, dim=1), strict=True)]
+    return tuple(torch.cat(values, dim=1) for values in zip(*parts, strict=True))
 
 
 def donsker_varadhan(joint: Tensor, marginal: Tensor) -> MutualInformation:

@@ -8,7 +8,6 @@ import math
 from collections.abc import Sequence
 
 import torch
-from monai.metrics import get_mask_edges, get_surface_distance
 from torch import Tensor
 
 from mine_reg.spatial import jacobian_determinant, sample_at, warp_mask
@@ -35,6 +34,9 @@ def mask_metrics(fixed_mask: Tensor, moved_mask: Tensor, spacing_mm: Sequence[fl
     A mask moved away entirely has ``dsc`` 0 and infinite distances. Raises ValueError for different shapes or an empty
     fixed mask.
     """
+    # here: MONAI takes two seconds to load, and a pair without masks does without it
+    from monai.metrics import get_mask_edges, get_surface_distance
+
     fixed_mask, moved_mask = fixed_mask.squeeze() > 0.5, moved_mask.squeeze() > 0.5
     if fixed_mask.shape != moved_mask.shape or fixed_mask.ndim != 3:
         raise ValueError(f"masks must share a 3D grid, got {tuple(fixed_mask.shape)} and {tuple(moved_mask.shape)}")

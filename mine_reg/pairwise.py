@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -72,16 +73,16 @@ def register(fixed: Image, moving: Image, weights: str | Path = "midiceregnet", 
     """
     started = time.perf_counter()
     names = {name: str(given) if isinstance(given, str | Path) else name for name, given in (("fixed", fixed), ("moving", moving))}
-    images = {name: read_ct(given, names[name]) for name, given in (("fixed", fixed), ("moving", moving))}
+    with ThreadPoolExecutor(2) as both:  # SimpleITK works outside Python's lock
+        images, thinned, lungs = ({"fixed": a, "moving": b} for a, b in zip(*both.map(_prepared, (fixed, moving), names.values()), strict=True))
     masks = {name: None if given is None else read_lung_mask(given, images[name], name, names[name])
              for name, given in (("fixed", fixed_mask), ("moving", moving_mask))}
     points = read_pair_points(fixed_points, moving_points)
-    seen = {name: _thinned(image) for name, image in images.items()}
-    lungs = {name: _lungs(image, names[name]) for name, image in seen.items()}
     shift = _start(lungs["fixed"], lungs["moving"])
     read = time.perf_counter()
 
     grid = _working_grid(lungs["fixed"])
+    seen = {name: averaged(image, grid.GetSpacing()[0]) for name, image in thinned.items()}
     start = sitk.TranslationTransform(3, (-shift).tolist())
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     pair = [image[None].to(device) for image in (scaled(seen["fixed"], grid), scaled(seen["moving"], grid, start))]
@@ -114,6 +115,13 @@ def register(fixed: Image, moving: Image, weights: str | Path = "midiceregnet", 
     field = sitk.TransformToDisplacementField(transform, sitk.sitkVectorFloat32, grid.GetSize(), grid.GetOrigin(), grid.GetSpacing(),
                                               grid.GetDirection())
     return Result(moved, transform, field, report)
+
+
+def _prepared(given: Image, name: str) -> tuple[sitk.Image, sitk.Image, sitk.Image]:
+    """The CT, what the working grid can show of it, and its lungs."""
+    image = read_ct(given, name)
+    thinned = _thinned(image)
+    return image, thinned, _lungs(thinned, name)
 
 
 def _thinned(image: sitk.Image) -> sitk.Image:
@@ -159,9 +167,9 @@ def _start(fixed: sitk.Image, moving: sitk.Image) -> np.ndarray:
 
 
 def scaled(image: sitk.Image, grid: sitk.Image, transform: sitk.Transform | None = None) -> torch.Tensor:
-    """(1, D, H, W) on the working grid, through a transform, windowed so that air is 0."""
+    """(1, D, H, W) on the working grid, through a transform, windowed so that air is 0. ``image`` is `averaged` for that grid."""
     low, high = WINDOW_HU
-    values = itk.to_tensor(resampled(averaged(image, grid.GetSpacing()[0]), grid, AIR_HU, transform))
+    values = itk.to_tensor(resampled(image, grid, AIR_HU, transform))
     return (values.clamp(low, high) - low) / (high - low)
 
 

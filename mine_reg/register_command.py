@@ -5,6 +5,7 @@ import json
 import math
 import shutil
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
@@ -36,9 +37,12 @@ def register_files(fixed: Path, moving: Path, out: Path, inverse: bool = False, 
 
 def write_result(result: Result, folder: Path) -> None:
     """``moved.nii.gz``, ``dvf.nii.gz`` and the files of `transforms.write_transform`."""
-    sitk.WriteImage(result.moved, str(folder / "moved.nii.gz"), True)
-    sitk.WriteImage(result.dvf, str(folder / "dvf.nii.gz"), True)
-    transforms.write_transform(result.transform, folder)
+    with ThreadPoolExecutor() as at_once:  # SimpleITK compresses outside Python's lock, each file on one core
+        written = [at_once.submit(sitk.WriteImage, result.moved, str(folder / "moved.nii.gz"), True),
+                   at_once.submit(sitk.WriteImage, result.dvf, str(folder / "dvf.nii.gz"), True),
+                   at_once.submit(transforms.write_transform, result.transform, folder)]
+    for file in written:
+        file.result()
 
 
 def apply_to_image(transform: Path, image: Path, reference: Path, out: Path, label: bool) -> None:

@@ -7,7 +7,6 @@ is higher for better registrations, with gradients into the transform.
 from collections.abc import Callable
 
 import torch
-from monai.losses import GlobalMutualInformationLoss, LocalNormalizedCrossCorrelationLoss
 from torch import Tensor, nn
 
 from mine_reg.losses import MineLoss, donsker_varadhan, effective_sample_size, scores
@@ -67,6 +66,9 @@ class Parzen(nn.Module):
 
     def __init__(self, bins: int = 32):
         super().__init__()
+        # here: MONAI takes two seconds to load, and MINE does without it
+        from monai.losses import GlobalMutualInformationLoss
+
         self.information = GlobalMutualInformationLoss(num_bins=bins)
 
     def forward(self, fixed: Tensor, moving: Tensor, chosen: Tensor, transform: Transform) -> tuple[Tensor, dict[str, Tensor]]:
@@ -85,6 +87,8 @@ class Lncc(nn.Module):
 
     def __init__(self, width: int = 5):
         super().__init__()
+        from monai.losses import LocalNormalizedCrossCorrelationLoss
+
         # MONAI's smooth_dr of 1e-5 is the smallest product of variances that counts; noise-free air has none
         self.correlation = LocalNormalizedCrossCorrelationLoss(kernel_size=width, reduction="none")
 

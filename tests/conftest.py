@@ -101,3 +101,12 @@ def make_small_pairs(tmp_path_factory):
         return folder / "pairs"
 
     return make
+
+
+@pytest.fixture
+def bare_environment(tmp_path) -> dict[str, str]:
+    """Environment variables of a machine without a GPU on which ITK, ANTs and what runs the study cannot be imported."""
+    for name in ("SimpleITK", "ants", "papermill", "dvc", "dvclive", "pandera", "joblib"):
+        (tmp_path / "lacking" / name).mkdir(parents=True)
+        (tmp_path / "lacking" / name / "__init__.py").write_text(f"raise ModuleNotFoundError('no {name} here')\n")
+    return {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(tmp_path / "lacking")}

@@ -99,6 +99,23 @@ def test_gradients_reach_the_moving_image_and_the_statistic_net(bound):
     assert moving.grad.abs().sum() > 0 and statistic.entrance_fixed[0].weight.grad.abs().sum() > 0
 
 
+def test_voxels_taken_in_parts_give_the_scores_and_gradients_of_all_at_once(monkeypatch):
+    torch.manual_seed(4)
+    statistic, moving, fixed = StatisticNet(8, 2), torch.randn(2, 250, 2, requires_grad=True), torch.randn(2, 250, 2)
+    monkeypatch.setattr("mine_reg.losses._AT_ONCE", 100)
+    torch.manual_seed(5)
+    joint, marginal = scores(statistic, moving, fixed)
+    torch.manual_seed(5)
+    order = torch.cat([start + torch.randperm(count) for start, count in ((0, 100), (100, 100), (200, 50))])
+    expected = statistic(moving, fixed, order)
+    torch.testing.assert_close((joint, marginal), expected)
+    inputs = [moving, *statistic.parameters()]
+    found, known = (torch.autograd.grad(MineLoss()(*both), inputs, retain_graph=True) for both in ((joint, marginal), expected))
+    torch.testing.assert_close(found, known)
+    again = torch.autograd.grad(MineLoss()(joint, marginal), inputs)  # as where the norms of the gradients are measured
+    torch.testing.assert_close(again, known)
+
+
 @pytest.mark.parametrize("bound", BOUNDS)
 def test_every_bound_survives_huge_scores_in_half_precision(bound):
     torch.manual_seed(0)
