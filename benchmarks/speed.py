@@ -88,6 +88,7 @@ def main() -> None:
         print(json.dumps(measure(arguments.one[0], Path(arguments.one[1]), arguments.threads, arguments.repeats)))
         return
     rows, threads = [], str(arguments.threads)
+    print(f"{_machine()}, {threads} threads", flush=True)
     environment = {**os.environ, "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": threads, "OMP_NUM_THREADS": threads}
     for size in arguments.sizes:
         with tempfile.TemporaryDirectory() as folder:

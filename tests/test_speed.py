@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pandas as pd
+import pytest
 
 
 def test_the_benchmark_of_speed_runs(repository, tmp_path):
@@ -29,6 +30,7 @@ def test_the_benchmark_of_floors_runs(repository, tmp_path):
     command = [sys.executable, "benchmarks/floors.py", "--size", "32", "--repeats", "1", "--threads", "1", "--out", str(tmp_path)]
     subprocess.run(command, cwd=repository, check=True)
     table = pd.read_csv(tmp_path / "floors.csv").set_index("part")
-    assert list(table.index) == ["AffineNet", "DeformNet", "fine level", "warp of 32^3"]
+    networks, parts = ["AffineNet", "DeformNet", "fine level"], [f"{name}, 32^3" for name in ("read", "register", "warp", "report", "total")]
+    assert set(table.index) == {*networks, *parts} and table.loc["total, 32^3", "seconds"] == pytest.approx(table.loc[parts[:-1], "seconds"].sum(), rel=0.05)
     # nothing is faster than its floor, but for what else the machine does while it measures the two
-    assert (table["ratio"] > 0.5).all() and (table.loc["AffineNet":"fine level", "floor_operations"] > 0).all()
+    assert (table.loc[[*networks, "read, 32^3", "warp, 32^3"], "ratio"] > 0.5).all() and (table.loc[networks, "floor_operations"] > 0).all()
