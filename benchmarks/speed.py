@@ -62,15 +62,17 @@ def make_pair_of(size: int, folder: Path) -> None:
 
 
 def plot(table: pd.DataFrame) -> plt.Figure:
-    """Time and memory against voxels on log axes; the exponents fitted are in the legend."""
-    figure, axes = plt.subplots(1, 2, figsize=(8, 3.4), dpi=150, layout="constrained")
-    for axis, (column, label) in zip(axes, (("seconds", "time per pair / s"), ("peak_gb", "peak memory / GB")), strict=True):
-        for method, rows in table.groupby("method", sort=False):
-            voxels, values = rows["size"] ** 3, rows[column]
-            slope = f", exponent {np.polyfit(np.log(voxels), np.log(values), 1)[0]:.2f}" if len(rows) > 1 else ""
-            axis.loglog(voxels, values, "o-", label=LABELS[method] + slope)
+    """Time and memory against voxels on log axes; the exponents fitted to both are in the legend."""
+    figure, axes = plt.subplots(1, 2, figsize=(8, 4.2), dpi=150, layout="constrained")
+    for method, rows in table.groupby("method", sort=False):
+        voxels, label = rows["size"] ** 3, LABELS[method]
+        if len(rows) > 1:
+            label += " ({:.2f}, {:.2f})".format(*(np.polyfit(np.log(voxels), np.log(rows[column]), 1)[0] for column in ("seconds", "peak_gb")))
+        axes[0].loglog(voxels, rows["seconds"], "o-", label=label)
+        axes[1].loglog(voxels, rows["peak_gb"], "o-")
+    for axis, label in zip(axes, ("time per pair / s", "peak memory / GB"), strict=True):
         axis.set(xlabel="voxels", ylabel=label)
-        axis.legend(fontsize="x-small")
+    figure.legend(loc="outside lower center", ncols=3, fontsize="x-small", title="exponents of time and of memory", title_fontsize="x-small")
     return figure
 
 
