@@ -7,6 +7,7 @@ import tomllib
 import pytest
 from packaging.markers import default_environment
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 from ruamel.yaml import YAML
@@ -68,6 +69,14 @@ def test_lock_is_complete_and_holds_nothing_else(declared, locked, platform):
     markers_hold = {n for n, r in locked.items() if not r.marker or r.marker.evaluate(environment)}
     old_python_only = {"overrides"}  # jupyter-events before Python 3.12
     assert markers_hold - {name for name, _ in needed} <= old_python_only
+
+
+@pytest.mark.parametrize("python", ["3.11.2", "3.12.0", "3.13.0"])  # Debian 12's, and the oldest of the others that README promises
+def test_every_package_takes_the_pythons_of_the_readme(locked, python):
+    for name, requirement in locked.items():
+        if not requirement.marker or requirement.marker.evaluate():
+            asked = SpecifierSet(importlib.metadata.metadata(name)["Requires-Python"] or "")
+            assert asked.contains(python), f"{requirement} asks for Python {asked}"
 
 
 def test_installed_versions_are_the_locked_ones(locked):
