@@ -43,7 +43,7 @@ lab: $(READY) ## open the notebooks in JupyterLab; what they write by hand goes 
 	jupyter lab --notebook-dir=$(CURDIR) --LabApp.default_url=/lab/tree/notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
 
 verify: $(READY) ## compare results/metrics.csv with the committed one
-	@python -m mine_reg.verify
+	@python -m mine_reg.evaluation.verify
 
 clean: ## remove what git does not keep: data/, scratch/, .build/ and DVC's cache (not .venv)
 	rm -rf data scratch .build .dvc/cache .dvc/tmp

@@ -2,11 +2,12 @@
 
 python benchmarks/floors.py --size 320 --out results/benchmarks
 
-Seconds of AffineNet and DeformNet of the weights in the package (on 64^3 voxels) and of the DeformNet of their fine level (127^3), and of the parts of
-`mine_reg.register` for images of --size^3 voxels in memory, of which "register" holds these networks and the working grid's images, beside two floors: the
-multiplications and additions of the convolutions over the speed of a large matrix product, and the bytes that must be moved over the speed of a copy. For a
-network that is what each convolution reads and writes, for the search for the lungs both images once, for the warp the image in and out. All are
-measured in the same run.
+Seconds of AffineNet and DeformNet of the weights in the package (on 64^3 voxels) and of the DeformNet of their fine
+level (127^3), and of the parts of `mine_reg.register` for images of --size^3 voxels in memory, of which "register"
+holds these networks and the working grid's images, beside two floors: the multiplications and additions of the
+convolutions over the speed of a large matrix product, and the bytes that must be
+moved over the speed of a copy. For a network that is what each convolution reads and writes, for the search for the
+lungs both images once, for the warp the image in and out. All are measured in the same run.
 """
 
 import argparse
@@ -20,10 +21,10 @@ import torch
 from torch import nn
 
 from mine_reg import register
-from mine_reg.bundle import unpack
-from mine_reg.fine_level import completed, halved
-from mine_reg.itk import to_image
-from mine_reg.phantom import grid_origin, make_pair
+from mine_reg.images.geometry import to_image
+from mine_reg.registration import halved, predict_fine
+from mine_reg.synthetic.phantom import grid_origin, make_pair
+from mine_reg.training.weights import load_weights_file
 
 
 def median_seconds(part, repeats: int) -> float:
@@ -54,8 +55,13 @@ def work_of(network: nn.Module, part) -> tuple[float, float]:
 def parts_of_register(size: int, weights: str, repeats: int) -> dict[str, float]:
     """Median seconds of what `register` reports of itself, and of the report."""
     phantom = make_pair((size,) * 3, 320 / size, 1)
-    images = [to_image(image, (320 / size,) * 3, grid_origin((size,) * 3, 320 / size), dtype="int16") for image in (phantom.fixed, phantom.moving)]
-    runs = pd.DataFrame([register(*images, weights, device="cpu").report["seconds"] for _ in range(repeats + 1)][1:])  # the first is a warm-up
+    images = [
+        to_image(image, (320 / size,) * 3, grid_origin((size,) * 3, 320 / size), dtype="int16")
+        for image in (phantom.fixed, phantom.moving)
+    ]
+    runs = pd.DataFrame(
+        [register(*images, weights, device="cpu").report["seconds"] for _ in range(repeats + 1)][1:]
+    )  # the first is a warm-up
     return runs.assign(report=2 * runs["total"] - runs.sum(axis=1)).median().to_dict()
 
 
@@ -69,15 +75,17 @@ def measure(size: int, weights: str, repeats: int) -> pd.DataFrame:
     target = torch.empty_like(source)
     bandwidth = 2 * 4 * source.numel() / median_seconds(lambda: target.copy_(source), repeats)
 
-    registration, fine, *_ = unpack(weights)
+    registration, fine, *_ = load_weights_file(weights)
     phantom = make_pair((127,) * 3, 2.5, 1)
     pair = [((image + 1000) / 1500).clamp(0, 1)[None, None] for image in (phantom.fixed, phantom.moving)]
     coarse = tuple(map(halved, pair))
-    theta = registration.affinenet.register(*coarse)
-    dvf = registration.deformnet.register(*coarse, theta)
-    networks = {"AffineNet": (registration.affinenet, lambda: registration.affinenet.register(*coarse)),
-                "DeformNet": (registration.deformnet, lambda: registration.deformnet.register(*coarse, theta)),
-                "fine level": (fine, lambda: completed(fine, *pair, theta, 2 * dvf))}
+    theta = registration.affinenet.predict(*coarse)
+    dvf = registration.deformnet.predict(*coarse, theta)
+    networks = {
+        "AffineNet": (registration.affinenet, lambda: registration.affinenet.predict(*coarse)),
+        "DeformNet": (registration.deformnet, lambda: registration.deformnet.predict(*coarse, theta)),
+        "fine level": (fine, lambda: predict_fine(fine, *pair, theta, 2 * dvf)),
+    }
     rows = []
     for name, (network, part) in networks.items():
         operations, moved = work_of(network, part)

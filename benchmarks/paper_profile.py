@@ -1,15 +1,16 @@
-"""The study at the paper's size without a file in between: phantom pairs of 320^3, both networks trained with both losses, and measured.
+"""The study at the paper's size without a file in between: phantom pairs of 320^3, both networks trained with both
+losses, and measured.
 
 python benchmarks/paper_profile.py --out scratch/paper_profile
 
-On a GPU where there is one, and without SimpleITK, antspyx, papermill and DVC, for machines that have only torch and Lightning (with
-MONAI and safetensors). Stages that are finished are not repeated, and an interrupted training goes on from its last validation.
-At a small size, on any machine:
+On a GPU where there is one, and without SimpleITK, antspyx, papermill and DVC, for machines that have only torch and
+Lightning (with MONAI and safetensors). Stages that are finished are not repeated, and an interrupted training goes on
+from its last validation. At a small size, on any machine:
 
 python benchmarks/paper_profile.py --size 32 --profile smoke --pairs 3 2 2 --out scratch/paper_profile_small
 
-Leaves in --out the weights of four networks, metrics.csv (rows none, miregnet and midiceregnet of Table 1 on the test pairs) and
-run.json (device, seconds, peak memory of the GPU).
+Leaves in --out the weights of four networks, metrics.csv (rows none, miregnet and midiceregnet of Table 1 on the test
+pairs) and run.json (device, seconds, peak memory of the GPU).
 """
 
 import argparse
@@ -27,23 +28,27 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from mine_reg.fitting import PairData, fit
-from mine_reg.lung_shape import find_lungs
-from mine_reg.metrics import evaluate_pair
-from mine_reg.phantom import grid_origin, make_pair
-from mine_reg.registration import load
+from mine_reg.evaluation.metrics import evaluate_pair
+from mine_reg.images.lungs import find_lungs
+from mine_reg.settings import LOSSES, settings
 from mine_reg.spatial import total_displacement
-from mine_reg.study import LOSSES, settings
-from mine_reg.training import DISTANCE, POINTS, VOLUMES, AffineTraining, DeformTraining
-from mine_reg.weights import load_affinenet, load_statistic
+from mine_reg.synthetic.phantom import grid_origin, make_pair
+from mine_reg.training.augmentation import DISTANCE, VALIDATION_POINTS, VOLUMES
+from mine_reg.training.fit import PairData, fit
+from mine_reg.training.modules import AffineTraining, DeformTraining
+from mine_reg.training.weights import load_affinenet, load_registration, load_statistic
 
 
 class PhantomPairs(Dataset):
-    """Pairs in memory as dictionaries of float16 images and uint8 masks, made as the study's stages `data` and `preprocess` make them."""
+    """Pairs in memory as dictionaries of float16 images and uint8 masks, made as the study's stages `data` and
+    `preprocess` make them."""
 
     def __init__(self, numbers: range, size: int, names: tuple[str, ...], device: str, work: Path):
-        self.pairs = [{name: pair[name] for name in names} for number in tqdm(numbers, desc="phantom", unit="pair")
-                      for pair in [_phantom(number, size, device, work)]]
+        self.pairs = [
+            {name: pair[name] for name in names}
+            for number in tqdm(numbers, desc="phantom", unit="pair")
+            for pair in [_phantom(number, size, device, work)]
+        ]
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -64,7 +69,9 @@ def _phantom(number: int, size: int, device: str, work: Path) -> dict:
         values |= {name: getattr(pair, name)[None].to(torch.uint8).cpu() for name in ("fixed_mask", "moving_mask")}
         values[DISTANCE] = _lung_distance(images["fixed"].cpu(), spacing)
         origin = torch.tensor(grid_origin((size,) * 3, spacing))
-        fixed, moving = (((getattr(pair, f"{name}_points_xyz").cpu() - origin) / spacing).flip(-1) for name in ("fixed", "moving"))
+        fixed, moving = (
+            ((getattr(pair, f"{name}_points_xyz").cpu() - origin) / spacing).flip(-1) for name in ("fixed", "moving")
+        )
         inside = ((fixed >= 0) & (fixed <= size - 1)).all(1)
         values |= {"fixed_points": fixed[inside], "moving_points": moving[inside], "spacing_mm": (spacing,) * 3}
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -78,12 +85,22 @@ def _lung_distance(fixed: Tensor, spacing: float) -> Tensor:
     coarse = [max(4, round(n * spacing / 4)) if spacing < 4 else n for n in fixed.shape[1:]]
     step = fixed.shape[1] * spacing / coarse[0]
     image = F.interpolate(fixed[None], size=coarse, mode="area")
-    distance = torch.from_numpy(distance_transform_edt(~find_lungs(image[0, 0].numpy(), (step,) * 3), sampling=step)).float()
-    return F.interpolate(distance[None, None], size=fixed.shape[1:], mode="trilinear")[0].clamp(0, 255).round().to(torch.uint8)
+    distance = torch.from_numpy(
+        distance_transform_edt(~find_lungs(image[0, 0].numpy(), (step,) * 3), sampling=step)
+    ).float()
+    return (
+        F.interpolate(distance[None, None], size=fixed.shape[1:], mode="trilinear")[0]
+        .clamp(0, 255)
+        .round()
+        .to(torch.uint8)
+    )
 
 
-def train(network: str, loss: str, data: tuple[Dataset, Dataset], identity: bytes, out: Path, profile: str, overrides: dict) -> dict:
-    """Train one network, unless it is there with the same settings and pairs; its validation Dice, seconds and peak memory."""
+def train(
+    network: str, loss: str, data: tuple[Dataset, Dataset], identity: bytes, out: Path, profile: str, overrides: dict
+) -> dict:
+    """Train one network, unless it is there with the same settings and pairs; its validation Dice, seconds and peak
+    memory."""
     folder = out / f"{network}-{loss}"
     cfg = settings(network, profile=profile, loss=loss, in_memory=True, loader_workers=0, **overrides)
     key = json.loads(json.dumps({"settings": vars(cfg), "pairs": identity.decode()}))
@@ -91,20 +108,27 @@ def train(network: str, loss: str, data: tuple[Dataset, Dataset], identity: byte
         return run
     lightning.seed_everything(cfg.seed, verbose=False)
     below = out / f"affinenet-{loss}"
-    module = AffineTraining(cfg) if network == "affinenet" else DeformTraining(cfg, load_affinenet(below), load_statistic(below))
+    module = (
+        AffineTraining(cfg)
+        if network == "affinenet"
+        else DeformTraining(cfg, load_affinenet(below), load_statistic(below))
+    )
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     start = time.perf_counter()
     run = fit(module, PairData(cfg, *data, identity), folder, out / "checkpoints")
-    run |= {"key": key, "seconds": time.perf_counter() - start,
-            "peak_gib": torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else None}
+    run |= {
+        "key": key,
+        "seconds": time.perf_counter() - start,
+        "peak_gib": torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else None,
+    }
     (folder / "run.json").write_text(json.dumps(run) + "\n")
     return run
 
 
 def measure(loss: str, numbers: range, size: int, out: Path, device: str, work: Path) -> list[dict]:
     """Every metric of the test pairs before registration and after it, and the seconds of the networks."""
-    registration, rows = load(out / f"affinenet-{loss}", out / f"deformnet-{loss}", device), []
+    registration, rows = load_registration(out / f"affinenet-{loss}", out / f"deformnet-{loss}", device), []
     for number in tqdm(numbers, desc=loss, unit="pair"):
         values = _phantom(number, size, device, work)
         fixed, moving = (values[name][None].float().to(device) for name in ("fixed", "moving"))
@@ -115,11 +139,17 @@ def measure(loss: str, numbers: range, size: int, out: Path, device: str, work: 
                 torch.cuda.synchronize()
             seconds = time.perf_counter() - start
         masks = {name: values[name].float().to(device) for name in ("fixed_mask", "moving_mask")}
-        pair = SimpleNamespace(pair_id=f"phantom_{number:03d}", **masks, **{name: values[name] for name in POINTS})
+        pair = SimpleNamespace(
+            pair_id=f"phantom_{number:03d}", **masks, **{name: values[name] for name in VALIDATION_POINTS}
+        )
         displacement = total_displacement(theta, dvf, fixed.shape[2:])
         found = {loss: displacement} | ({"none": torch.zeros_like(displacement)} if loss == LOSSES[0] else {})
-        rows += [{"pair_id": pair.pair_id, "method": method} | evaluate_pair(pair, d) | {"seconds": seconds if method == loss else 0.0}
-                 for method, d in found.items()]
+        rows += [
+            {"pair_id": pair.pair_id, "method": method}
+            | evaluate_pair(pair, d)
+            | {"seconds": seconds if method == loss else 0.0}
+            for method, d in found.items()
+        ]
     return rows
 
 
@@ -136,17 +166,29 @@ work, (first, second, third) = arguments.out / f"pairs-{arguments.size}", argume
 start = time.perf_counter()
 # one after the other, not drawn as in the study: every phantom is a subject of its own
 training = PhantomPairs(range(first), arguments.size, VOLUMES, device, work)
-validation = PhantomPairs(range(first, first + second), arguments.size, VOLUMES + POINTS, device, work)
+validation = PhantomPairs(range(first, first + second), arguments.size, VOLUMES + VALIDATION_POINTS, device, work)
 tested = range(first + second, first + second + third)
 PhantomPairs(tested, arguments.size, (), device, work)
-report = {"device": torch.cuda.get_device_name() if device == "cuda" else f"CPU, {torch.get_num_threads()} threads", "torch": torch.__version__,
-          "size": arguments.size, "pairs": arguments.pairs, "phantom_seconds": time.perf_counter() - start}
+report = {
+    "device": torch.cuda.get_device_name() if device == "cuda" else f"CPU, {torch.get_num_threads()} threads",
+    "torch": torch.__version__,
+    "size": arguments.size,
+    "pairs": arguments.pairs,
+    "phantom_seconds": time.perf_counter() - start,
+}
 rows = []
 for loss in LOSSES:
     for network, epochs in zip(("affinenet", "deformnet"), arguments.epochs or (None, None), strict=True):
         overrides = {"epochs": epochs, "precision": arguments.precision, "validate_every": 1 if epochs else None}
-        report[f"{network}-{loss}"] = train(network, loss, (training, validation), repr((arguments.size, arguments.pairs)).encode(),
-                                            arguments.out, arguments.profile, overrides)
+        report[f"{network}-{loss}"] = train(
+            network,
+            loss,
+            (training, validation),
+            repr((arguments.size, arguments.pairs)).encode(),
+            arguments.out,
+            arguments.profile,
+            overrides,
+        )
     rows += measure(loss, tested, arguments.size, arguments.out, device, work)
 metrics = pd.DataFrame(rows)
 metrics.to_csv(arguments.out / "metrics.csv", index=False, float_format="%.6g")

@@ -1,6 +1,7 @@
 """Peak memory of a command with all its processes: python benchmarks/peak_memory.py make repro
 
-Sums the proportional set sizes (memory shared by several processes counts once) of the command and its descendants every second; Linux only.
+Sums the proportional set sizes (memory shared by several processes counts once) of the command and its descendants
+every second; Linux only.
 """
 
 import subprocess

@@ -1,17 +1,22 @@
-"""Time and peak memory of one registration against the size of the images: this study's networks, VoxelMorph's, elastix, convexAdam and ANTs.
+"""Time and peak memory of one registration against the size of the images: this study's networks, VoxelMorph's,
+elastix, convexAdam and ANTs.
 
 python benchmarks/speed.py --out results/benchmarks        # or: make bench
 
-The same phantom pair, resampled to every size, on the same machine in the same run. Every measurement is a process of its own, whose peak
-memory is that of the whole process, torch or ANTs included; its first registration is a warm-up, then the median of the repeats
-counts. Methods take turns at each size, so that what else the machine does meets all alike. elastix, convexAdam and ANTs are repeated less, and
-left out above --slow-up-to voxels: see the printed lines. elastix takes part where `pip install itk-elastix` has been done.
+The same phantom pair, resampled to every size, on the same machine in the same run. Every measurement is a process of
+its own, whose peak memory is that of the whole process, torch or ANTs included; its first registration is a warm-up,
+then the median of the repeats counts. Methods take turns at each size, so that what else the machine does meets all
+alike. elastix, convexAdam and ANTs are repeated less, and left out above --slow-up-to voxels: see the printed lines.
+elastix takes part where `pip install itk-elastix` has been done.
 
-Timed is from two images in memory to the transform and the moved image on the full grid. ``register`` is `mine_reg.register` with the
-weights of the package, whose networks work on a grid of 2.5 mm whatever the images have; it also looks for the lungs and makes a report.
-``command`` is the same as the command that reads and writes files, from starting Python to the last file, compressed. ``miregnet`` are the networks of params.yaml on the
-full grid; their weights do not matter for time and are random. VoxelMorph is MONAI's, with the channels of its documentation, those of the
-published VM-2, half resolution and 7 integration steps. elastix goes through its default rigid, affine and B-spline steps, ANTs through those of the study.
+Timed is from two images in memory to the transform and the moved image on the full grid. ``register`` is
+`mine_reg.register` with the weights of the package, whose networks work on a grid of 2.5 mm whatever the images have;
+it also looks for the lungs and makes a report. ``command`` is the same as the command that reads and writes files, from
+starting Python to the last file, compressed.
+``miregnet`` are the networks of params.yaml on the full grid; their weights do not matter for time and are random.
+VoxelMorph is MONAI's, with the channels of its documentation, those of the published VM-2, half resolution and 7
+integration steps. elastix goes through its default rigid, affine and B-spline
+steps, ANTs through those of the study.
 """
 
 import argparse
@@ -38,7 +43,8 @@ SLOW = ("elastix", "convexadam", "ants")
 
 
 def measure(method: str, folder: Path, threads: int, repeats: int) -> dict:
-    """Seconds of each repeat and the peak memory (GB) of this process, which does nothing else, or of the command that it starts."""
+    """Seconds of each repeat and the peak memory (GB) of this process, which does nothing else, or of the command that
+    it starts."""
     run, seconds = registration(method, folder, threads), []
     if repeats > 1:
         run()
@@ -55,10 +61,12 @@ def make_pair_of(size: int, folder: Path) -> None:
     """The phantom pair at ``size``^3, scaled to [0, 1], as tensors (1, 1, D, H, W)."""
     import torch
 
-    from mine_reg.phantom import make_pair
+    from mine_reg.synthetic.phantom import make_pair
 
     pair = make_pair((size,) * 3, 320 / size, 1)
-    torch.save([((image + 1000) / 1500).clamp(0, 1)[None, None] for image in (pair.fixed, pair.moving)], folder / "pair.pt")
+    torch.save(
+        [((image + 1000) / 1500).clamp(0, 1)[None, None] for image in (pair.fixed, pair.moving)], folder / "pair.pt"
+    )
 
 
 def plot(table: pd.DataFrame) -> plt.Figure:
@@ -67,12 +75,20 @@ def plot(table: pd.DataFrame) -> plt.Figure:
     for method, rows in table.groupby("method", sort=False):
         voxels, label = rows["size"] ** 3, LABELS[method]
         if len(rows) > 1:
-            label += " ({:.2f}, {:.2f})".format(*(np.polyfit(np.log(voxels), np.log(rows[column]), 1)[0] for column in ("seconds", "peak_gb")))
+            label += " ({:.2f}, {:.2f})".format(
+                *(np.polyfit(np.log(voxels), np.log(rows[column]), 1)[0] for column in ("seconds", "peak_gb"))
+            )
         axes[0].loglog(voxels, rows["seconds"], "o-", label=label)
         axes[1].loglog(voxels, rows["peak_gb"], "o-")
     for axis, label in zip(axes, ("time per pair / s", "peak memory / GB"), strict=True):
         axis.set(xlabel="voxels", ylabel=label)
-    figure.legend(loc="outside lower center", ncols=3, fontsize="x-small", title="exponents of time and of memory", title_fontsize="x-small")
+    figure.legend(
+        loc="outside lower center",
+        ncols=3,
+        fontsize="x-small",
+        title="exponents of time and of memory",
+        title_fontsize="x-small",
+    )
     return figure
 
 
@@ -100,7 +116,19 @@ def main() -> None:
                     print(f"{size}^3 {method}: left out")
                     continue
                 repeats = 1 if method in SLOW and (size > 100 or method == "elastix") else arguments.repeats
-                command = [sys.executable, __file__, "--one", method, folder, "--threads", threads, "--repeats", str(repeats), "--out", str(arguments.out)]
+                command = [
+                    sys.executable,
+                    __file__,
+                    "--one",
+                    method,
+                    folder,
+                    "--threads",
+                    threads,
+                    "--repeats",
+                    str(repeats),
+                    "--out",
+                    str(arguments.out),
+                ]
                 ended = subprocess.run(command, check=False, capture_output=True, encoding="utf-8", env=environment)
                 if ended.returncode == -signal.SIGKILL:
                     print(f"{size}^3 {method}: killed by the system, as it does when memory runs out", flush=True)
@@ -108,9 +136,24 @@ def main() -> None:
                 ended.check_returncode()
                 done = json.loads(ended.stdout.splitlines()[-1])
                 seconds = done["seconds"]
-                rows.append({"size": size, "method": method, "seconds": statistics.median(seconds), "fastest": min(seconds), "slowest": max(seconds),
-                             "repeats": repeats, "peak_gb": done["peak_gb"], "threads": arguments.threads, "machine": _machine()})
-                print(f"{size}^3 {method}: {rows[-1]['seconds']:.2f} s ({min(seconds):.2f} to {max(seconds):.2f}), {done['peak_gb']:.2f} GB", flush=True)
+                rows.append(
+                    {
+                        "size": size,
+                        "method": method,
+                        "seconds": statistics.median(seconds),
+                        "fastest": min(seconds),
+                        "slowest": max(seconds),
+                        "repeats": repeats,
+                        "peak_gb": done["peak_gb"],
+                        "threads": arguments.threads,
+                        "machine": _machine(),
+                    }
+                )
+                print(
+                    f"{size}^3 {method}: {rows[-1]['seconds']:.2f} s ({min(seconds):.2f} to "
+                    f"{max(seconds):.2f}), {done['peak_gb']:.2f} GB",
+                    flush=True,
+                )
     table = pd.DataFrame(rows)
     first = table[table["method"] == arguments.methods[0]].set_index("size")["seconds"]
     table.insert(2, "ratio", table["seconds"] / table["size"].map(first))
@@ -124,7 +167,11 @@ def main() -> None:
 def _machine() -> str:
     """The processor's name, as far as the system tells it."""
     cpuinfo = Path("/proc/cpuinfo")
-    names = [line.split(":")[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")] if cpuinfo.is_file() else []
+    names = (
+        [line.split(":")[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        if cpuinfo.is_file()
+        else []
+    )
     return f"{names[0] if names else platform.processor() or platform.machine()}, {os.cpu_count()} cores, CPU"
 
 

@@ -1,4 +1,5 @@
-"""The methods that benchmarks/speed.py measures. Each makes, from a pair of tensors (1, 1, D, H, W) in [0, 1], a function without arguments that registers it once."""
+"""The methods that benchmarks/speed.py measures. Each makes, from a pair of tensors (1, 1, D, H, W) in [0, 1], a
+function without arguments that registers it once."""
 
 import subprocess
 import sys
@@ -7,15 +8,29 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-LABELS = {"register": "mine_reg.register", "command": "mine-reg register", "miregnet": "AffineNet and DeformNet", "voxelmorph": "VoxelMorph (MONAI)",
-          "elastix": "elastix", "convexadam": "convexAdam", "ants": "ANTs SyNRA"}  # in the figure
+LABELS = {
+    "register": "mine_reg.register",
+    "command": "mine-reg register",
+    "miregnet": "AffineNet and DeformNet",
+    "voxelmorph": "VoxelMorph (MONAI)",
+    "elastix": "elastix",
+    "convexadam": "convexAdam",
+    "ants": "ANTs SyNRA",
+}  # in the figure
 
 
 def registration(method: str, folder: Path, threads: int):
     """The method for the pair in ``folder/pair.pt``; it may write to the folder."""
     torch.set_num_threads(threads)
-    return {"register": _register, "command": _command, "miregnet": _miregnet, "voxelmorph": _voxelmorph, "elastix": _elastix, "convexadam": _convexadam,
-            "ants": _ants}[method](*torch.load(folder / "pair.pt"), folder)
+    return {
+        "register": _register,
+        "command": _command,
+        "miregnet": _miregnet,
+        "voxelmorph": _voxelmorph,
+        "elastix": _elastix,
+        "convexadam": _convexadam,
+        "ants": _ants,
+    }[method](*torch.load(folder / "pair.pt"), folder)
 
 
 def _spacing(image: Tensor) -> float:
@@ -24,11 +39,14 @@ def _spacing(image: Tensor) -> float:
 
 def _cts(fixed: Tensor, moving: Tensor) -> list:
     """The images in HU, 320 mm wide."""
-    from mine_reg.itk import to_image
-    from mine_reg.phantom import grid_origin
+    from mine_reg.images.geometry import to_image
+    from mine_reg.synthetic.phantom import grid_origin
 
     spacing = _spacing(fixed)
-    return [to_image(image[0, 0] * 1500 - 1000, (spacing,) * 3, grid_origin(fixed.shape[2:], spacing), dtype="int16") for image in (fixed, moving)]
+    return [
+        to_image(image[0, 0] * 1500 - 1000, (spacing,) * 3, grid_origin(fixed.shape[2:], spacing), dtype="int16")
+        for image in (fixed, moving)
+    ]
 
 
 def _register(fixed: Tensor, moving: Tensor, _folder: Path):
@@ -44,18 +62,31 @@ def _command(fixed: Tensor, moving: Tensor, folder: Path):
     files = [str(folder / f"{name}.nii.gz") for name in ("fixed", "moving")]
     for image, file in zip(_cts(fixed, moving), files, strict=True):
         sitk.WriteImage(image, file, True)
-    command = [Path(sys.executable).with_name("mine-reg"), "register", *files, "--out", folder / "registered", "--device", "cpu"]
+    command = [
+        Path(sys.executable).with_name("mine-reg"),
+        "register",
+        *files,
+        "--out",
+        folder / "registered",
+        "--device",
+        "cpu",
+    ]
     return lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
 def _miregnet(fixed: Tensor, moving: Tensor, _folder: Path):
     from mine_reg.models import AffineNet, DeformNet
     from mine_reg.registration import Registration
+    from mine_reg.settings import settings
     from mine_reg.spatial import resample
-    from mine_reg.study import settings
-    from mine_reg.weights import make_network
+    from mine_reg.training.weights import make_network
 
-    network = Registration(*(make_network(kind, vars(settings(name))) for kind, name in ((AffineNet, "affinenet"), (DeformNet, "deformnet")))).eval()
+    network = Registration(
+        *(
+            make_network(kind, vars(settings(name)))
+            for kind, name in ((AffineNet, "affinenet"), (DeformNet, "deformnet"))
+        )
+    ).eval()
 
     @torch.inference_mode()
     def run():
@@ -91,11 +122,11 @@ def _elastix(fixed: Tensor, moving: Tensor, _folder: Path):
 
 
 def _convexadam(fixed: Tensor, moving: Tensor, _folder: Path):
-    from mine_reg.convexadam import convexadam_register
+    from mine_reg.evaluation.baselines import run_convexadam
     from mine_reg.spatial import warp
 
     nothing = torch.zeros(1, 3, *fixed.shape[2:])
-    return lambda: warp(moving, convexadam_register(fixed, moving, nothing)[0])
+    return lambda: warp(moving, run_convexadam(fixed, moving, nothing)[0])
 
 
 def _ants(fixed: Tensor, moving: Tensor, _folder: Path):

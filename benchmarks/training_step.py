@@ -2,9 +2,10 @@
 
 python benchmarks/training_step.py --sizes 64 128 --out results/benchmarks
 
-On a GPU where there is one. Every part is measured on the same phantom pair in a process of its own: the median of --repeats after a warm-up, and
-the peak memory of the GPU, or else of the whole process, torch included. ``step`` is a whole step with the optimiser; the other parts are some of
-what it consists of, so they need not add up to it.
+On a GPU where there is one. Every part is measured on the same phantom pair in a process of its own: the median of
+--repeats after a warm-up, and the peak memory of the GPU, or else of the whole process, torch included. ``step`` is a
+whole step with the optimiser;
+the other parts are some of what it consists of, so they need not add up to it.
 """
 
 import argparse
@@ -25,11 +26,12 @@ from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
 from mine_reg.models import AffineNet
-from mine_reg.phantom import make_pair
+from mine_reg.settings import settings
 from mine_reg.spatial import resample
-from mine_reg.study import settings
-from mine_reg.training import DISTANCE, DeformTraining, augment
-from mine_reg.weights import make_network
+from mine_reg.synthetic.phantom import make_pair
+from mine_reg.training.augmentation import DISTANCE, augment
+from mine_reg.training.modules import DeformTraining
+from mine_reg.training.weights import make_network
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -47,7 +49,11 @@ def phantom_batch(size: int) -> dict[str, Tensor]:
 def training(profile: str, samples: int | None) -> DeformTraining:
     """DeformNet's training with networks of random weights, without a trainer around it."""
     cfg = settings("deformnet", profile=profile, loss="midiceregnet", samples=samples)
-    module = DeformTraining(cfg, make_network(AffineNet, vars(settings("affinenet", profile=profile))), None).to(DEVICE).train()
+    module = (
+        DeformTraining(cfg, make_network(AffineNet, vars(settings("affinenet", profile=profile))), None)
+        .to(DEVICE)
+        .train()
+    )
     type(module).global_step = 1  # no diagnostics, and no trainer to ask
     module._log = lambda *_, **__: None
     return module
@@ -57,7 +63,7 @@ def training(profile: str, samples: int | None) -> DeformTraining:
 def prepared(size: int, module: DeformTraining) -> dict:
     """What the parts take from each other: the batch, its registration so far and the voxels that MINE looks at."""
     batch = phantom_batch(size)
-    theta, dvf = module.register(batch["fixed"], batch["moving"])
+    theta, dvf = module.predict(batch["fixed"], batch["moving"])
     return {"batch": batch, "theta": theta, "dvf": dvf, "chosen": module.draw_voxels(batch, module.cfg.samples)}
 
 
@@ -79,8 +85,8 @@ def parts(module: DeformTraining, batch: dict, theta: Tensor, dvf: Tensor, chose
         "step": step,
         "augmentation": lambda: augment(batch, cfg.shift_voxels, cfg.flip_axes),
         "drawing voxels": lambda: module.draw_voxels(batch, cfg.samples),
-        "AffineNet": torch.no_grad()(lambda: module.affinenet.register(fixed, moving)),
-        "one pass without gradients": torch.no_grad()(lambda: module.network.register(fixed, moving, theta, 1)),
+        "AffineNet": torch.no_grad()(lambda: module.affinenet.predict(fixed, moving)),
+        "one pass without gradients": torch.no_grad()(lambda: module.network.predict(fixed, moving, theta, 1)),
         "resampling": torch.no_grad()(lambda: resample(moving, theta, dvf)),
         "network, forward and backward": lambda: module.network(fixed, moving).sum().backward(),
         "loss, forward and backward": loss,
@@ -97,14 +103,20 @@ def measure(part: Callable, repeats: int) -> dict[str, float]:
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - start)
     unit = 1 if sys.platform == "darwin" else 1024
-    peak = torch.cuda.max_memory_allocated() if DEVICE == "cuda" else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    peak = (
+        torch.cuda.max_memory_allocated()
+        if DEVICE == "cuda"
+        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    )
     return {"seconds": statistics.median(seconds[1:]), "peak_gb": peak / 1e9}
 
 
 def in_a_process(part: str, size: int, folder: str):
     """What a process that measures one part, or prepares for all of them in ``folder``, says."""
     command = [sys.executable, *sys.argv, "--sizes", str(size), "--one", part, f"{folder}/prepared.pt"]
-    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, encoding="utf-8").stdout.splitlines()[-1])
+    return json.loads(
+        subprocess.run(command, check=True, stdout=subprocess.PIPE, encoding="utf-8").stdout.splitlines()[-1]
+    )
 
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -130,10 +142,17 @@ else:
     rows = []
     for size in arguments.sizes:
         with tempfile.TemporaryDirectory() as folder:
-            rows += [{"size": size, "part": part} | in_a_process(part, size, folder) for part in in_a_process("prepare", size, folder)]
+            rows += [
+                {"size": size, "part": part} | in_a_process(part, size, folder)
+                for part in in_a_process("prepare", size, folder)
+            ]
     device = torch.cuda.get_device_name() if DEVICE == "cuda" else "cpu"
     table = pd.DataFrame(rows).assign(threads=arguments.threads, device=device)
     arguments.out.mkdir(parents=True, exist_ok=True)
     table.to_csv(arguments.out / "training_step.csv", index=False, float_format="%.4g")
     print(f"{device}, {arguments.threads} threads")
-    print(table.pivot(index="part", columns="size", values=["seconds", "peak_gb"]).loc[table["part"].unique()].to_string(float_format="%.4g"))
+    print(
+        table.pivot(index="part", columns="size", values=["seconds", "peak_gb"])
+        .loc[table["part"].unique()]
+        .to_string(float_format="%.4g")
+    )

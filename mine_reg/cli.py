@@ -11,7 +11,10 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Register chest CTs, and prepare and check your own pairs for the study of MIRegNet. `mine-reg COMMAND --help` explains a command.",
+    help=(
+        "Register chest CTs, and prepare and check your own pairs for the study of MIRegNet. `mine-reg "
+        "COMMAND --help` explains a command."
+    ),
 )
 
 
@@ -22,33 +25,58 @@ def _commands() -> None:
 
 @app.command()
 def register(
-    fixed: Annotated[Path, typer.Argument(help="CT that stays: a NIfTI, NRRD or MetaImage file, or a folder with one DICOM series.")],
+    fixed: Annotated[
+        Path, typer.Argument(help="CT that stays: a NIfTI, NRRD or MetaImage file, or a folder with one DICOM series.")
+    ],
     moving: Annotated[Path, typer.Argument(help="CT that is brought onto it.")],
     out: Annotated[Path, typer.Option(help="Folder for moved.nii.gz, the transform's files and report.json.")],
     weights: Annotated[str, typer.Option(help="Weights in the package, or a file of your own.")] = "midiceregnet",
-    refine: Annotated[int, typer.Option(help="At most so many steps of instance optimisation after the networks; 100 is plenty.")] = 0,
+    refine: Annotated[
+        int, typer.Option(help="At most so many steps of instance optimisation after the networks; 100 is plenty.")
+    ] = 0,
     device: Annotated[str | None, typer.Option(help="cpu | cuda; by default a GPU where there is one.")] = None,
     fixed_mask: Annotated[Path | None, typer.Option(help="Lung mask of the fixed image, for the report.")] = None,
     moving_mask: Annotated[Path | None, typer.Option(help="Lung mask of the moving image, for the report.")] = None,
     fixed_points: Annotated[Path | None, typer.Option(help="CSV x,y,z in LPS mm, for the report.")] = None,
     moving_points: Annotated[Path | None, typer.Option(help="Their partners, row by row.")] = None,
-    inverse: Annotated[bool, typer.Option("--inverse", help="Also write the inverse transform, and its error in the report.")] = False,
-    learn2reg: Annotated[bool, typer.Option("--learn2reg", help="Also write the displacement field in Learn2Reg's form.")] = False,
+    inverse: Annotated[
+        bool, typer.Option("--inverse", help="Also write the inverse transform, and its error in the report.")
+    ] = False,
+    learn2reg: Annotated[
+        bool, typer.Option("--learn2reg", help="Also write the displacement field in Learn2Reg's form.")
+    ] = False,
 ) -> None:
     """Register two chest CTs.
 
-    OUT receives the moved image on the fixed image's grid; transform.h5, which ITK and 3D Slicer apply; 0GenericAffine.mat
-    and 1Warp.nii.gz, which ANTs applies; dvf.nii.gz, the displacements in mm; and report.json. All map fixed to moving points.
+    OUT receives the moved image on the fixed image's grid; transform.h5, which ITK and 3D Slicer apply;
+    0GenericAffine.mat and 1Warp.nii.gz, which ANTs applies; dvf.nii.gz, the displacements in mm; and report.json. All
+    map fixed to moving points.
     """
     with _plain_errors():
-        from mine_reg.register_command import register_files
+        from mine_reg.pair_tool.files import register_files
 
-        result = register_files(fixed, moving, out, inverse, learn2reg, weights=weights, refine=refine, device=device, fixed_mask=fixed_mask,
-                                moving_mask=moving_mask, fixed_points=fixed_points, moving_points=moving_points)
+        result = register_files(
+            fixed,
+            moving,
+            out,
+            inverse,
+            learn2reg,
+            weights=weights,
+            refine=refine,
+            device=device,
+            fixed_mask=fixed_mask,
+            moving_mask=moving_mask,
+            fixed_points=fixed_points,
+            moving_points=moving_points,
+        )
     for name, value in result.report.items():
         if isinstance(value, float):
             print(f"{name:32s} {value:10.4f}")
-    print(*(f"Warning: {sentence}." for sentence in result.report["warnings"]), sep="\n", end="\n" if result.report["warnings"] else "")
+    print(
+        *(f"Warning: {sentence}." for sentence in result.report["warnings"]),
+        sep="\n",
+        end="\n" if result.report["warnings"] else "",
+    )
     print(f"{out} holds the registered pair, made in {result.report['seconds']['total']:.1f} s.")
 
 
@@ -57,19 +85,23 @@ def batch(
     manifest: Annotated[Path, typer.Argument(help="CSV table with one row per pair; see data_manifests/README.md.")],
     out: Annotated[Path, typer.Option(help="Folder that receives one folder per pair, and summary.csv.")],
     weights: Annotated[str, typer.Option(help="Weights in the package, or a file of your own.")] = "midiceregnet",
-    refine: Annotated[int, typer.Option(help="At most so many steps of instance optimisation after the networks; 100 is plenty.")] = 0,
+    refine: Annotated[
+        int, typer.Option(help="At most so many steps of instance optimisation after the networks; 100 is plenty.")
+    ] = 0,
     device: Annotated[str | None, typer.Option(help="cpu | cuda; by default a GPU where there is one.")] = None,
     inverse: Annotated[bool, typer.Option("--inverse", help="Also write the inverse transforms.")] = False,
-    learn2reg: Annotated[bool, typer.Option("--learn2reg", help="Also write displacement fields in Learn2Reg's form.")] = False,
+    learn2reg: Annotated[
+        bool, typer.Option("--learn2reg", help="Also write displacement fields in Learn2Reg's form.")
+    ] = False,
 ) -> None:
     """Register all pairs of a table. A bad pair does not stop the others; started again, it does what is missing.
 
     Exit code 0 means that every pair was registered, 1 that some could not be; summary.csv says which and why.
     """
     with _plain_errors():
-        from mine_reg.register_command import register_all
+        from mine_reg.pair_tool.files import register_manifest
 
-        summary = register_all(manifest, out, inverse, learn2reg, weights=weights, refine=refine, device=device)
+        summary = register_manifest(manifest, out, inverse, learn2reg, weights=weights, refine=refine, device=device)
     failed = summary[summary["error"] != ""]
     for row in failed.itertuples():
         print(f"{row.pair_id}: {row.error}", file=sys.stderr)
@@ -81,9 +113,16 @@ def batch(
 @app.command()
 def apply(
     transform: Annotated[Path, typer.Argument(help="transform.h5, or inverse.h5 for the way back.")],
-    given: Annotated[Path, typer.Argument(metavar="INPUT", help="Image or label in the moving space, or a CSV of points (x,y,z in LPS mm).")],
+    given: Annotated[
+        Path,
+        typer.Argument(
+            metavar="INPUT", help="Image or label in the moving space, or a CSV of points (x,y,z in LPS mm)."
+        ),
+    ],
     out: Annotated[Path, typer.Argument(help="File to write.")],
-    reference: Annotated[Path | None, typer.Option(help="Image on whose grid the result lies: the fixed image. Not for points.")] = None,
+    reference: Annotated[
+        Path | None, typer.Option(help="Image on whose grid the result lies: the fixed image. Not for points.")
+    ] = None,
     label: Annotated[bool, typer.Option("--label", help="Nearest neighbour, for masks and segmentations.")] = False,
 ) -> None:
     """Apply a transform to another image, a label or points, at full resolution.
@@ -91,7 +130,7 @@ def apply(
     Images go from the moving to the fixed space. Points go with the transform, from the fixed to the moving space.
     """
     with _plain_errors():
-        from mine_reg.register_command import apply_to_image, apply_to_points
+        from mine_reg.pair_tool.files import apply_to_image, apply_to_points
 
         if given.suffix == ".csv":
             apply_to_points(transform, given, out)
@@ -106,19 +145,22 @@ def apply(
 def evaluate(
     fixed: Annotated[Path, typer.Argument(help="The fixed CT.")],
     moving: Annotated[Path, typer.Argument(help="The moving CT.")],
-    transform: Annotated[list[Path], typer.Argument(help="transform.h5; or several files in ANTs' order: "
-                                                    "1Warp.nii.gz 0GenericAffine.mat.")],
+    transform: Annotated[
+        list[Path],
+        typer.Argument(help="transform.h5; or several files in ANTs' order: 1Warp.nii.gz 0GenericAffine.mat."),
+    ],
     fixed_mask: Annotated[Path | None, typer.Option(help="Lung mask of the fixed image.")] = None,
     moving_mask: Annotated[Path | None, typer.Option(help="Lung mask of the moving image.")] = None,
     fixed_points: Annotated[Path | None, typer.Option(help="CSV x,y,z in LPS mm.")] = None,
     moving_points: Annotated[Path | None, typer.Option(help="Their partners, row by row.")] = None,
     out: Annotated[Path | None, typer.Option(help="JSON file for the numbers.")] = None,
 ) -> None:
-    """Measure a transform, of this program or another: overlap and surface distances with masks, landmark error with points, folding always."""
+    """Measure a transform, of this program or another: overlap and surface distances with masks, landmark error with
+    points, folding always."""
     with _plain_errors():
         import json
 
-        from mine_reg.pair_evaluation import evaluate as evaluate_transform
+        from mine_reg.pair_tool.report import evaluate as evaluate_transform
 
         report = evaluate_transform(fixed, moving, transform, fixed_mask, moving_mask, fixed_points, moving_points)
         if out is not None:
@@ -139,7 +181,7 @@ def check(
     Exit code 0 means that the table can be used, 1 that it cannot.
     """
     with _plain_errors():
-        from mine_reg.check import check_manifest
+        from mine_reg.pairs.check import check_manifest
 
         table, problems, warnings = check_manifest(manifest, workers)
     if len(table):
@@ -162,7 +204,7 @@ def manifest(
 ) -> None:
     """Write the manifest of a public collection that you have downloaded."""
     with _plain_errors():
-        from mine_reg.datasets import make_manifest
+        from mine_reg.pairs.public_collections import make_manifest
 
         pairs = make_manifest(collection, folder, out)
     print(f"{out / 'manifest.csv'} lists {len(pairs)} pairs. Look at them with: mine-reg check {out / 'manifest.csv'}")
@@ -172,11 +214,22 @@ def manifest(
 def train(
     network: Annotated[str, typer.Argument(help="affinenet, or deformnet, which needs a trained AffineNet.")],
     out: Annotated[Path, typer.Option(help="Folder for the weights, the settings and the learning curves.")],
-    pairs: Annotated[Path, typer.Option(help="Preprocessed pairs, as notebook 02 writes them.")] = Path("data/preprocessed"),
+    pairs: Annotated[Path, typer.Option(help="Preprocessed pairs, as notebook 02 writes them.")] = Path(
+        "data/preprocessed"
+    ),
     affinenet: Annotated[Path | None, typer.Option(help="Folder of the trained AffineNet below a DeformNet.")] = None,
-    profile: Annotated[str | None, typer.Option(help="Profile of params.yaml; by default the one chosen there.")] = None,
-    setting: Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Another value for a number of params.yaml, "
-                       "e.g. --set loss=midiceregnet --set devices=4; may be repeated.")] = None,
+    profile: Annotated[
+        str | None, typer.Option(help="Profile of params.yaml; by default the one chosen there.")
+    ] = None,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="Another value for a number of params.yaml, "
+            "e.g. --set loss=midiceregnet --set devices=4; may be repeated.",
+        ),
+    ] = None,
 ) -> None:
     """Train one network with the settings of params.yaml, outside the notebooks: on a cluster, or on several GPUs.
 
@@ -188,11 +241,14 @@ def train(
     Start it again after an interruption and it goes on from the last validation.
     """
     with _plain_errors():
-        from mine_reg.train_command import train_network
+        from mine_reg.training.datasets import train_network
 
         result = train_network(network, out, pairs, affinenet, profile, setting or [])
     if result is not None:
-        print(f"{out} holds the trained {network}: validation loss {result['val_loss']:.4f}, {result['skipped_steps']} steps skipped")
+        print(
+            f"{out} holds the trained {network}: validation loss {result['val_loss']:.4f}, "
+            f"{result['skipped_steps']} steps skipped"
+        )
 
 
 @contextmanager

@@ -23,11 +23,12 @@ class MutualInformation(NamedTuple):
 
 
 def scores(statistic: StatisticNet, moving: Tensor, fixed: Tensor) -> tuple[Tensor, Tensor]:
-    """T on the joint distribution and on the product of the marginals, each (B, N), for voxels (B, N, C) of M(phi) and F in random order.
+    """T on the joint distribution and on the product of the marginals, each (B, N), for voxels (B, N, C) of M(phi) and
+    F in random order.
 
-    The latter comes from shuffling the voxels of F. Gradients flow into ``statistic`` and, through both, into ``moving``. Many voxels are
-    taken in parts, each shuffled within itself, whose feature maps are computed again for the gradients instead of being kept: for a quarter
-    of 320^3 voxels that saves 10 GB.
+    The latter comes from shuffling the voxels of F. Gradients flow into ``statistic`` and, through both, into
+    ``moving``. Many voxels are taken in parts, each shuffled within itself, whose feature maps are computed again for
+    the gradients instead of being kept: for a quarter of 320^3 voxels that saves 10 GB.
     """
 
     def shuffled(part: Tensor) -> Tensor:
@@ -35,8 +36,10 @@ def scores(statistic: StatisticNet, moving: Tensor, fixed: Tensor) -> tuple[Tens
 
     if fixed.shape[1] <= _AT_ONCE:
         return statistic(moving, fixed, shuffled(fixed))
-    parts = [checkpoint(statistic, m, f, shuffled(f), use_reentrant=False, preserve_rng_state=False)
-             for m, f in zip(moving.split(_AT_ONCE, dim=1), fixed.split(_AT_ONCE, dim=1), strict=True)]
+    parts = [
+        checkpoint(statistic, m, f, shuffled(f), use_reentrant=False, preserve_rng_state=False)
+        for m, f in zip(moving.split(_AT_ONCE, dim=1), fixed.split(_AT_ONCE, dim=1), strict=True)
+    ]
     return tuple(torch.cat(values, dim=1) for values in zip(*parts, strict=True))
 
 
@@ -57,12 +60,13 @@ class MineLoss(nn.Module):
     """L_MINE = -I of eq. 5 as something to descend, for one of several ways to train T.
 
     bound : ``dv``, the Donsker-Varadhan bound itself (eq. 4);
-        ``dv_ema``, the same with the gradient of its second term divided by a moving average of E[e^T], which removes the bias
-        of small batches (Belghazi et al., ICML 2018, section 3.2);
-        ``jsd``, the Jensen-Shannon bound of f-GANs (Nowozin et al., NeurIPS 2016; Hjelm et al., ICLR 2019, eq. 4), whose best T
-        is also the log density ratio, so that eq. 4 can still be read off, and which no single large score can dominate
-    centring : weight of (log E[e^T])^2. The bound does not change when a constant is added to T, so nothing else keeps the
-        scores from drifting away. Not used by ``jsd``, which fixes the constant by itself
+        ``dv_ema``, the same with the gradient of its second term divided by a moving average of E[e^T], which removes
+        the bias of small batches (Belghazi et al., ICML 2018, section 3.2);
+        ``jsd``, the Jensen-Shannon bound of f-GANs (Nowozin et al., NeurIPS 2016; Hjelm et al., ICLR 2019, eq. 4),
+        whose best T is also the log density ratio, so that eq. 4 can still be read off, and which no single large score
+        can dominate
+    centring : weight of (log E[e^T])^2. The bound does not change when a constant is added to T, so nothing else keeps
+        the scores from drifting away. Not used by ``jsd``, which fixes the constant by itself
     decay : of the moving average, per call in training
 
     Raises ValueError for an unknown bound.
@@ -98,8 +102,8 @@ class MineLoss(nn.Module):
 
 
 def effective_sample_size(marginal: Tensor) -> Tensor:
-    """(sum w)^2 / (N sum w^2) for the weights w = e^T of scores (B, N), in (0, 1], as (B,): the share of voxels on which the log
-    partition rests. Near 1/N a single voxel decides the bound."""
+    """(sum w)^2 / (N sum w^2) for the weights w = e^T of scores (B, N), in (0, 1], as (B,): the share of voxels on
+    which the log partition rests. Near 1/N a single voxel decides the bound."""
     marginal = marginal.float()
     return torch.exp(2 * torch.logsumexp(marginal, dim=1) - torch.logsumexp(2 * marginal, dim=1)) / marginal.shape[1]
 
@@ -114,7 +118,8 @@ def soft_dice(moved_mask: Tensor, fixed_mask: Tensor) -> Tensor:
 def total_variation(dvf: Tensor, size: Sequence[int]) -> Tensor:
     """L_TV of eq. 5, ||grad phi_D||^2: mean over voxels of the sum of squared forward differences, batch mean.
 
-    dvf : (B, 3, d, h, w) in voxels of the grid of ``size``. Displacement and step are in the same unit, so the value has none
+    dvf : (B, 3, d, h, w) in voxels of the grid of ``size``. Displacement and step are in the same unit, so the value
+        has none
     and a weight mu means the same at every resolution.
     """
     return sum(d.square().sum(dim=1).mean() for d in gradients(dvf, size))

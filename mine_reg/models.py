@@ -30,7 +30,9 @@ class StatisticNet(nn.Module):
         self.entrance_moving, self.entrance_fixed = (
             nn.Sequential(nn.Linear(inputs, width), nn.LeakyReLU(SLOPE), nn.Linear(width, width)) for _ in range(2)
         )
-        self.joint = nn.Sequential(nn.LeakyReLU(SLOPE), nn.Linear(width, width), nn.LeakyReLU(SLOPE), nn.Linear(width, 1))
+        self.joint = nn.Sequential(
+            nn.LeakyReLU(SLOPE), nn.Linear(width, width), nn.LeakyReLU(SLOPE), nn.Linear(width, 1)
+        )
 
     def forward(self, moving: Tensor, fixed: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
         """Scores (B, N) of T(M, F) and of T(M, F shuffled) for N voxels with C channels each, C = 1 for images.
@@ -51,50 +53,68 @@ def _checked_passes(passes: int, network: str) -> int:
 
 
 class Convolution(nn.Conv3d):
-    """nn.Conv3d that asks oneDNN for single volumes on the CPU too: torch itself then takes a kernel that needs several times as long."""
+    """nn.Conv3d that asks oneDNN for single volumes on the CPU too: torch itself then takes a kernel that needs several
+    times as long."""
 
     def forward(self, maps: Tensor) -> Tensor:
-        if maps.device.type == "cpu" and maps.dtype == torch.float32 and torch.backends.mkldnn.is_available() and not torch.is_autocast_enabled("cpu"):
-            return torch.mkldnn_convolution(maps, self.weight, self.bias, self.padding, self.stride, self.dilation, self.groups)
+        if (
+            maps.device.type == "cpu"
+            and maps.dtype == torch.float32
+            and torch.backends.mkldnn.is_available()
+            and not torch.is_autocast_enabled("cpu")
+        ):
+            return torch.mkldnn_convolution(
+                maps, self.weight, self.bias, self.padding, self.stride, self.dilation, self.groups
+            )
         return super().forward(maps)
 
 
 def convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
     """3x3x3 convolution, instance normalisation (section 2.4 of the paper), leaky ReLU."""
     return nn.Sequential(
-        Convolution(inputs, outputs, 3, stride=stride, padding=1), nn.InstanceNorm3d(outputs, affine=True),
+        Convolution(inputs, outputs, 3, stride=stride, padding=1),
+        nn.InstanceNorm3d(outputs, affine=True),
         nn.LeakyReLU(SLOPE),
     )
 
 
 def local_contrast(image: Tensor) -> Tensor:
-    """Divisive normalisation of images (B, C, D, H, W): (I - G1 I) / sqrt(G2 (I - G1 I)^2), with Gaussians of 1 and 2 voxels.
+    """Divisive normalisation of images (B, C, D, H, W): (I - G1 I) / sqrt(G2 (I - G1 I)^2), with Gaussians of 1 and 2
+    voxels.
 
-    In CT scaled to [0, 1] the vessels of the lung differ from their surroundings by a few hundredths, the chest wall by nearly
-    one. Here both are of the order of one, so that a network sees the vessels from the start (local contrast normalisation,
-    Jarrett et al., ICCV 2009).
+    In CT scaled to [0, 1] the vessels of the lung differ from their surroundings by a few hundredths, the chest wall by
+    nearly one. Here both are of the order of one, so that a network sees the vessels from the start (local contrast
+    normalisation, Jarrett et al., ICCV 2009).
     """
     detail = image - smooth(image, 1.0)
     return detail / (smooth(detail.square(), 2.0) + 1e-4).sqrt()  # 1e-4: noise of 15 HU is not blown up
 
 
 class AffineNet(nn.Module):
-    """The spatial transformer of section 2.2: concat(F, M) -> convolutions -> global pooling -> affine parameters phi_A.
+    """The spatial transformer of section 2.2: concat(F, M) -> convolutions -> global pooling -> affine parameters
+    phi_A.
 
     channels : width of each stride-2 convolution
     largest_size : longer axes are averaged down to this before the first convolution; an affine map needs no more
     passes : how often `register` asks the network; 1 is the paper's one shot, see `DeformNet`
     pooling : ``moments`` takes of each feature map the mean and the means of feature times coordinate (first moments),
-        ``adaptive`` the means over 4 x 4 x 4 boxes, ``average`` the mean alone, which after instance normalisation throws away
-        *where* things are: all that an affine registration has to know
+        ``adaptive`` the means over 4 x 4 x 4 boxes, ``average`` the mean alone, which after instance normalisation
+        throws away *where* things are: all that an affine registration has to know
     last_norm : instance normalisation in the last block
     coordinates : the voxels' coordinates are further input channels
 
     Fully convolutional up to the pooling, so any image size works. Raises ValueError for an unknown pooling.
     """
 
-    def __init__(self, channels: Sequence[int] = (16, 32, 64, 96), largest_size: int = 96, passes: int = 1,
-                 pooling: str = "moments", last_norm: bool = True, coordinates: bool = False):
+    def __init__(
+        self,
+        channels: Sequence[int] = (16, 32, 64, 96),
+        largest_size: int = 96,
+        passes: int = 1,
+        pooling: str = "moments",
+        last_norm: bool = True,
+        coordinates: bool = False,
+    ):
         super().__init__()
         if pooling not in POOLED:
             raise ValueError(f"unknown affinenet.pooling {pooling!r}; choose from {', '.join(POOLED)}")
@@ -131,15 +151,18 @@ class AffineNet(nn.Module):
 
         -1 and 1 are the centres of the outermost voxels, and those of the averaged grid lie further in.
         """
-        within = [(m - 1) * n / (m * (n - 1)) if m < n else 1.0 for n, m in ((n, min(n, self.largest_size)) for n in reversed(size))]
+        within = [
+            (m - 1) * n / (m * (n - 1)) if m < n else 1.0
+            for n, m in ((n, min(n, self.largest_size)) for n in reversed(size))
+        ]
         within = theta.new_tensor(within)[:, None]
         return within * theta / torch.cat([within.T, theta.new_ones(1, 1)], dim=1)
 
-    def register(self, fixed: Tensor, moving: Tensor, passes: int | None = None) -> Tensor:
+    def predict(self, fixed: Tensor, moving: Tensor, passes: int | None = None) -> Tensor:
         """phi_A (B, 3, 4) after ``passes`` (None: the network's own number) for images (B, 1, D, H, W).
 
-        Every pass sees the moving image through all maps so far; gradients flow through the last pass alone. The images are averaged
-        once, before the first pass.
+        Every pass sees the moving image through all maps so far; gradients flow through the last pass alone. The images
+        are averaged once, before the first pass.
         """
         size, theta = fixed.shape[2:], None
         fixed, moving = self.averaged_down(fixed), self.averaged_down(moving)
@@ -168,25 +191,37 @@ def _coordinate(n: int, like: Tensor) -> Tensor:
 
 
 class DeformNet(nn.Module):
-    """The U-net variant of section 2.2: F and M(phi_A) -> encoder, decoder, skip connections -> displacement field phi_D.
+    """The U-net variant of section 2.2: F and M(phi_A) -> encoder, decoder, skip connections -> displacement field
+    phi_D.
 
     channels : width at each level, finest first; each level has half the resolution of the one before
     first_stride : 2 predicts the field at half resolution (to be upsampled linearly), 1 at full resolution
-    passes : how often `register` asks the network; 1 is the paper's one shot. Each further pass sees the image moved by the
-        field so far and answers with what remains, as in the recursive cascades of Zhao et al. (ICCV 2019), but with the same weights.
-    smoothing : sigma, in voxels of the predicted field, of the Gaussian that it is convolved with; 0 is the paper. Breathing
-        is smooth on a scale that differences between neighbours (TV) do not see; demons and SyN smooth their fields likewise.
+    passes : how often `register` asks the network; 1 is the paper's one shot. Each further pass sees the image moved by
+        the field so far and answers with what remains, as in the recursive cascades of Zhao et al. (ICCV 2019), but
+        with the same weights.
+    smoothing : sigma, in voxels of the predicted field, of the Gaussian that it is convolved with; 0 is the paper.
+        Breathing is smooth on a scale that differences between neighbours (TV) do not see; demons and SyN smooth their
+        fields likewise.
     local_contrast : both images are accompanied by their `local_contrast`; off in the paper
     """
 
-    def __init__(self, channels: Sequence[int] = (16, 32, 64, 64), first_stride: int = 2, passes: int = 1, smoothing: float = 0.0,
-                 local_contrast: bool = False):
+    def __init__(
+        self,
+        channels: Sequence[int] = (16, 32, 64, 64),
+        first_stride: int = 2,
+        passes: int = 1,
+        smoothing: float = 0.0,
+        local_contrast: bool = False,
+    ):
         super().__init__()
-        self.passes, self.smoothing, self.local_contrast = _checked_passes(passes, "deformnet"), smoothing, local_contrast
+        self.passes, self.smoothing, self.local_contrast = (
+            _checked_passes(passes, "deformnet"),
+            smoothing,
+            local_contrast,
+        )
         widths = [4 if local_contrast else 2, *channels]
         self.encoder = nn.ModuleList(
-            convolution(a, b, stride=first_stride if level == 0 else 2)
-            for level, (a, b) in enumerate(pairwise(widths))
+            convolution(a, b, stride=first_stride if level == 0 else 2) for level, (a, b) in enumerate(pairwise(widths))
         )
         self.decoder = nn.ModuleList(
             convolution(below + skip, skip)
@@ -220,14 +255,14 @@ class DeformNet(nn.Module):
             maps = block(torch.cat([maps, skip], dim=1))
         return smooth(self.field(maps), self.smoothing)
 
-    def register(self, fixed: Tensor, moving: Tensor, theta: Tensor, passes: int | None = None) -> Tensor:
+    def predict(self, fixed: Tensor, moving: Tensor, theta: Tensor, passes: int | None = None) -> Tensor:
         """phi_D as one DVF (B, 3, d, h, w) in voxels after ``passes`` (None: the network's own number).
 
         fixed, moving : (B, 1, D, H, W), moving as it came
         theta : (B, 3, 4), phi_A
 
-        Every pass samples the moving image itself, through phi_A and all fields so far. Gradients flow through the last pass
-        alone: it costs no more to train than a single one, and each pass learns from what its predecessors leave.
+        Every pass samples the moving image itself, through phi_A and all fields so far. Gradients flow through the last
+        pass alone: it costs no more to train than a single one, and each pass learns from what its predecessors leave.
         """
         size, dvf, seen = fixed.shape[2:], None, self._seen(fixed)
         for remaining in reversed(range(passes or self.passes)):

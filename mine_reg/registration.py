@@ -1,12 +1,16 @@
-"""One-shot registration by the two trained networks (section 2.2 of the paper)."""
+"""Registration by the trained networks (section 2.2 of the paper): both of them to one map, on one grid or on two.
 
-from pathlib import Path
+The second, finer level serves pairs of one's own: what both networks find at 5 mm, a further DeformNet completes at 2.5
+mm. Both grids share their outermost voxel centres: n voxels on the coarse one, 2 n - 1 on the fine one. So affine maps
+in `affine_grid` coordinates and fields given by their values at voxels mean the same on both; displacements in voxels
+double.
+"""
 
 import torch
 from torch import Tensor, nn
 
-from mine_reg.spatial import upsample
-from mine_reg.weights import load_affinenet, load_deformnet
+from mine_reg.models import DeformNet
+from mine_reg.spatial import compose_dvf, resample, smooth, upsample
 
 
 class Registration(nn.Module):
@@ -26,12 +30,62 @@ class Registration(nn.Module):
         Raises ValueError when the two images differ in size.
         """
         if fixed.shape != moving.shape:
-            raise ValueError(f"fixed {tuple(fixed.shape)} and moving {tuple(moving.shape)} must be on one grid; resample one of them")
+            raise ValueError(
+                f"fixed {tuple(fixed.shape)} and moving {tuple(moving.shape)} must be on one grid; resample one of them"
+            )
         size = fixed.shape[2:]
-        theta = self.affinenet.register(fixed, moving)
-        return theta, upsample(self.deformnet.register(fixed, moving, theta), size)
+        theta = self.affinenet.predict(fixed, moving)
+        return theta, upsample(self.deformnet.predict(fixed, moving, theta), size)
 
 
-def load(affinenet: Path, deformnet: Path, device: str | torch.device = "cpu") -> Registration:
-    """The networks in two folders written by the training notebooks. Raises FileNotFoundError when one is missing."""
-    return Registration(load_affinenet(affinenet), load_deformnet(deformnet)).eval().to(device)
+_PASSES_OF_THE_COARSE = 2
+_HALVING_SIGMA = 0.74  # voxels: turns voxels of 2.5 mm into such of 5 mm, as `grids.averaged` does
+
+
+def halved(volume: Tensor) -> Tensor:
+    """A volume (B, C, D, H, W) with odd axes on the coarse grid, as voxels twice as wide would see it."""
+    return smooth(volume, _HALVING_SIGMA)[:, :, ::2, ::2, ::2]
+
+
+def predict_coarse(registration: Registration, fixed: Tensor, moving: Tensor) -> tuple[Tensor, Tensor]:
+    """theta (B, 3, 4) and DVF (B, 3, d, h, w), in voxels of the fine grid, of both networks for coarse images (B, 1, D,
+    H, W)."""
+    theta = registration.affinenet.predict(fixed, moving)
+    return theta, 2 * registration.deformnet.predict(fixed, moving, theta)
+
+
+def predict_fine(
+    network: DeformNet, fixed: Tensor, moving: Tensor, theta: Tensor, dvf: Tensor, passes: int | None = None
+) -> Tensor:
+    """The DVF after ``passes`` (None: the network's own number) of ``network`` on fine images (B, 1, D, H, W), at the
+    network's resolution.
+
+    theta, dvf : where it starts, as from `predict_coarse`
+
+    As in `DeformNet.predict`, every pass samples the moving image itself, and gradients flow through the last one
+    alone.
+    """
+    size = fixed.shape[2:]
+    for remaining in reversed(range(passes or network.passes)):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and remaining == 0):
+            step = network(fixed, resample(moving, theta, dvf))
+            dvf = compose_dvf(upsample(dvf, step.shape[2:]), step, size)
+    return dvf
+
+
+@torch.inference_mode()
+def predict_on_two_grids(
+    registration: Registration,
+    fine: DeformNet | None,
+    coarse_images: tuple[Tensor, Tensor],
+    images: tuple[Tensor, Tensor],
+) -> tuple[Tensor, Tensor]:
+    """theta (B, 3, 4) and DVF (B, 3, D, H, W) in voxels of the fine grid, for fixed and moving image (B, 1, D, H, W) on
+    both grids.
+
+    fine : the network of the fine level; None: the coarse DeformNet once more, which helps too, though it has not seen
+        such voxels
+    """
+    theta, dvf = predict_coarse(registration, *coarse_images)
+    dvf = predict_fine(fine or registration.deformnet, *images, theta, dvf, None if fine else _PASSES_OF_THE_COARSE)
+    return theta, upsample(dvf, images[0].shape[2:])

@@ -1,7 +1,8 @@
 """Stateless geometry on tensors: a transform is a function on voxel coordinates, an image is sampled once at the end.
 
-Points are ``(B, N, 3)`` in voxels of the fixed grid, order z, y, x; volumes are ``(B, C, D, H, W)``. Every transform maps fixed
-points to moving points. ``align_corners=True`` throughout: voxel centres, first and last included, span [-1, 1].
+Points are ``(B, N, 3)`` in voxels of the fixed grid, order z, y, x; volumes are ``(B, C, D, H, W)``. Every transform
+maps fixed points to moving points. ``align_corners=True`` throughout: voxel centres, first and last included, span [-1,
+1].
 """
 
 import math
@@ -42,7 +43,8 @@ def sample_at(volume: Tensor, points: Tensor, size: Sequence[int] | None = None,
 
 
 def affine_points(theta: Tensor, points: Tensor, size: Sequence[int]) -> Tensor:
-    """Points (B, N, 3) after the affine map ``theta`` (B, 3, 4), which acts on normalised x, y, z as in ``affine_grid``."""
+    """Points (B, N, 3) after the affine map ``theta`` (B, 3, 4), which acts on normalised x, y, z as in
+    ``affine_grid``."""
     half = _half_extent(size, points)
     normalised = (points / half - 1).flip(-1)
     mapped = torch.baddbmm(theta[:, None, :, 3], normalised, theta[:, :, :3].transpose(1, 2))
@@ -55,7 +57,9 @@ def compose_affine(outer: Tensor, inner: Tensor) -> Tensor:
     return torch.cat([matrix @ inner[:, :, :3], matrix @ inner[:, :, 3:] + outer[:, :, 3:]], dim=2)
 
 
-def transform_points(points: Tensor, size: Sequence[int], theta: Tensor | None = None, dvf: Tensor | None = None) -> Tensor:
+def transform_points(
+    points: Tensor, size: Sequence[int], theta: Tensor | None = None, dvf: Tensor | None = None
+) -> Tensor:
     """The registration's map x -> A(x + u(x)) on points (B, N, 3) of a grid of ``size``.
 
     theta : (B, 3, 4) or None for the identity
@@ -89,7 +93,9 @@ def resample(image: Tensor, theta: Tensor, dvf: Tensor | None = None) -> Tensor:
         identity = torch.eye(3, 4, dtype=theta.dtype, device=theta.device)[None]
         step = upsample(dvf, size[2:]).movedim(1, -1) / _half_extent(size[2:], dvf)
         points = F.affine_grid(identity, [1, *size[1:]], align_corners=True) + step.flip(-1)
-        grid = torch.baddbmm(theta[:, None, :, 3], points.flatten(1, 3), theta[:, :, :3].transpose(1, 2)).view_as(points)
+        grid = torch.baddbmm(theta[:, None, :, 3], points.flatten(1, 3), theta[:, :, :3].transpose(1, 2)).view_as(
+            points
+        )
     return F.grid_sample(image, grid, align_corners=True)
 
 
@@ -99,7 +105,9 @@ def warp(image: Tensor, displacement: Tensor) -> Tensor:
     displacement : (B, 3, D, H, W) in voxels. Raises ValueError when grids differ.
     """
     if image.shape[2:] != displacement.shape[2:] or displacement.shape[1] != 3:
-        raise ValueError(f"image {tuple(image.shape)} and displacement {tuple(displacement.shape)} are not on one 3D grid")
+        raise ValueError(
+            f"image {tuple(image.shape)} and displacement {tuple(displacement.shape)} are not on one 3D grid"
+        )
     size = image.shape[2:]
     points = grid_points(size, image.device) + displacement.flatten(2).transpose(1, 2)
     return sample_at(image, points).transpose(1, 2).reshape(image.shape[0], image.shape[1], *size)
@@ -134,7 +142,8 @@ def upsample(dvf: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def smooth(volume: Tensor, sigma: float) -> Tensor:
-    """An image or field (B, C, D, H, W) convolved with a Gaussian of ``sigma`` of its voxels, cut at 3 sigma; 0: as it is.
+    """An image or field (B, C, D, H, W) convolved with a Gaussian of ``sigma`` of its voxels, cut at 3 sigma; 0: as it
+    is.
 
     Beyond the border it continues as it ends there. Raises ValueError for a negative sigma.
     """
@@ -162,14 +171,16 @@ def _gaussian_matrix(n: int, sigma: float, like: Tensor) -> Tensor:
 def gradients(dvf: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
     """Forward differences of a field along z, y, x, per voxel of the grid of ``size``: three (B, 3, ...) tensors.
 
-    A field stored at a coarser resolution than ``size`` has samples (n-1)/(m-1) voxels apart; the differences are divided by that.
+    A field stored at a coarser resolution than ``size`` has samples (n-1)/(m-1) voxels apart; the differences are
+    divided by that.
     """
     steps = [(n - 1) / (m - 1) if m > 1 else 1.0 for n, m in zip(size, dvf.shape[2:], strict=True)]
     return tuple(torch.diff(dvf, dim=axis + 2) / step for axis, step in enumerate(steps))
 
 
 def jacobian_determinant(displacement: Tensor) -> Tensor:
-    """Determinant of the Jacobian of x -> x + displacement(x), (B, D-2, H-2, W-2), by central differences in the interior.
+    """Determinant of the Jacobian of x -> x + displacement(x), (B, D-2, H-2, W-2), by central differences in the
+    interior.
 
     Computed on index axes, so the direction cosines of an image cannot enter.
     """

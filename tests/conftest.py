@@ -13,9 +13,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 import pytest
 from ruamel.yaml import YAML
 
-from mine_reg.data import make_phantom_pairs
-from mine_reg.manifest import read_manifest
-from mine_reg.preprocess import preprocess
+from mine_reg.pairs.manifest import read_manifest
+from mine_reg.pairs.preprocess import preprocess
+from mine_reg.synthetic.pair_sets import make_phantom_pairs
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -50,14 +50,20 @@ class StudyCopy:
         yaml.dump(content, path)
 
     def run(self, *command: str, cwd: str = ".", check: bool = True) -> subprocess.CompletedProcess:
-        """Run a command of this environment (dvc, papermill ...) in the copy; its output goes to the result and the screen."""
+        """Run a command of this environment (dvc, papermill ...) in the copy; its output goes to the result and the
+        screen."""
         binaries = Path(sys.executable).parent
         path = f"{binaries}{os.pathsep}{os.environ['PATH']}"
         # the smoke profile's volumes are small: more threads would only wait for each other
         environment = {**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1", "OMP_NUM_THREADS": "1"}
         done = subprocess.run(
-            [str(binaries / command[0]), *command[1:]], cwd=self.folder / cwd, env=environment, check=False, encoding="utf-8",
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            [str(binaries / command[0]), *command[1:]],
+            cwd=self.folder / cwd,
+            env=environment,
+            check=False,
+            encoding="utf-8",
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
         )
         print(done.stdout)
         assert not check or done.returncode == 0, f"{' '.join(command)} failed:\n{done.stdout[-5000:]}"
@@ -85,19 +91,33 @@ def repository() -> Path:
 @pytest.fixture(scope="session")
 def make_study_copy(tmp_path_factory):
     """A function of params (see StudyCopy) that returns a new copy of the study."""
-    return lambda **params: StudyCopy(tmp_path_factory.mktemp("study"), {k.replace("__", "."): v for k, v in params.items()})
+    return lambda **params: StudyCopy(
+        tmp_path_factory.mktemp("study"), {k.replace("__", "."): v for k, v in params.items()}
+    )
 
 
 @pytest.fixture(scope="session")
 def make_small_pairs(tmp_path_factory):
-    """A function of the numbers of training and validation pairs that returns a folder of preprocessed phantoms, 24 voxels wide."""
+    """A function of the numbers of training and validation pairs that returns a folder of preprocessed phantoms, 24
+    voxels wide."""
 
     def make(train: int, validation: int) -> Path:
         folder, size, spacing_mm = tmp_path_factory.mktemp("pairs"), (24, 24, 24), 13.0
         split = {"train": train, "validation": validation, "test": 1}
-        make_phantom_pairs(folder / "raw", pairs=sum(split.values()), size=size, spacing_mm=spacing_mm, seed=3, workers=1)
-        preprocess(read_manifest(folder / "raw/manifest.csv"), folder / "pairs", size=size, spacing_mm=spacing_mm,
-                   window_hu=(-1000, 500), start="scanner", split=split, seed=0, workers=1)
+        make_phantom_pairs(
+            folder / "raw", pairs=sum(split.values()), size=size, spacing_mm=spacing_mm, seed=3, workers=1
+        )
+        preprocess(
+            read_manifest(folder / "raw/manifest.csv"),
+            folder / "pairs",
+            size=size,
+            spacing_mm=spacing_mm,
+            window_hu=(-1000, 500),
+            start="scanner",
+            split=split,
+            seed=0,
+            workers=1,
+        )
         return folder / "pairs"
 
     return make
@@ -105,7 +125,8 @@ def make_small_pairs(tmp_path_factory):
 
 @pytest.fixture
 def bare_environment(tmp_path) -> dict[str, str]:
-    """Environment variables of a machine without a GPU on which ITK, ANTs and what runs the study cannot be imported."""
+    """Environment variables of a machine without a GPU on which ITK, ANTs and what runs the study cannot be
+    imported."""
     for name in ("SimpleITK", "ants", "papermill", "dvc", "dvclive", "pandera", "joblib"):
         (tmp_path / "lacking" / name).mkdir(parents=True)
         (tmp_path / "lacking" / name / "__init__.py").write_text(f"raise ModuleNotFoundError('no {name} here')\n")

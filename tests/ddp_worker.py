@@ -11,16 +11,23 @@ from types import SimpleNamespace
 import lightning
 import torch
 
-from mine_reg.fitting import fit
-from mine_reg.pair_data import folder_data
-from mine_reg.training import AffineTraining
+from mine_reg.training.datasets import folder_data
+from mine_reg.training.fit import fit
+from mine_reg.training.modules import AffineTraining
 
 
 class Watched(AffineTraining):
     """Notes which pairs it is given and how its parameters stand after each step."""
 
     def setup(self, stage: str) -> None:
-        self.seen = {"world": self.trainer.world_size, "pairs": [], "validated": [], "gradients": [], "parameters": [], "metrics": []}
+        self.seen = {
+            "world": self.trainer.world_size,
+            "pairs": [],
+            "validated": [],
+            "gradients": [],
+            "parameters": [],
+            "metrics": [],
+        }
 
     def training_step(self, batch, index):
         self.seen["pairs"].append(float(batch["fixed"].double().sum()))
@@ -35,10 +42,14 @@ class Watched(AffineTraining):
         self.seen["gradients"].append(float(self.network.parameters_head.weight.grad.double().abs().sum()))
 
     def on_train_batch_end(self, *_):
-        self.seen["parameters"].append(float(torch.cat([p.detach().double().flatten() for p in self.parameters()]).abs().sum()))
+        self.seen["parameters"].append(
+            float(torch.cat([p.detach().double().flatten() for p in self.parameters()]).abs().sum())
+        )
 
     def on_validation_end(self):
-        self.seen["metrics"].append({name: float(value) for name, value in self.trainer.callback_metrics.items() if name.startswith("val_")})
+        self.seen["metrics"].append(
+            {name: float(value) for name, value in self.trainer.callback_metrics.items() if name.startswith("val_")}
+        )
 
 
 cfg, pairs, folder = SimpleNamespace(**json.loads(sys.argv[1])), Path(sys.argv[2]), Path(sys.argv[3])

@@ -11,12 +11,19 @@ import pytest
 import SimpleITK as sitk
 from test_check import change, write_tiny_pairs
 
-from mine_reg.check import check_manifest
-from mine_reg.manifest import ManifestError, read_manifest
-from mine_reg.preprocess import preprocess
+from mine_reg.pairs.check import check_manifest
+from mine_reg.pairs.manifest import ManifestError, read_manifest
+from mine_reg.pairs.preprocess import preprocess
 
-SETTINGS = {"size": [10, 10, 10], "spacing_mm": 35.0, "window_hu": [-1000, 500], "start": "centre_of_mass",
-            "split": {"train": 1, "validation": 1, "test": 1}, "seed": 0, "workers": 1}
+SETTINGS = {
+    "size": [10, 10, 10],
+    "spacing_mm": 35.0,
+    "window_hu": [-1000, 500],
+    "start": "centre_of_mass",
+    "split": {"train": 1, "validation": 1, "test": 1},
+    "seed": 0,
+    "workers": 1,
+}
 HEADER = "pair_id,fixed,moving,fixed_mask,moving_mask"
 
 
@@ -36,11 +43,13 @@ def edit(folder, name, function):
 
 def edit_array(folder, name, function, dtype=np.float32, **arguments):
     """Replace an image's voxels (z, y, x) and keep its place."""
+
     def apply(image):
         array = function(sitk.GetArrayFromImage(image).astype(np.float32))
         new = sitk.GetImageFromArray(array.astype(dtype), **arguments)
         new.CopyInformation(image)
         return new
+
     edit(folder, name, apply)
 
 
@@ -54,8 +63,10 @@ def edit_bytes(folder, name, offset, layout, *values):
 def as_meta_image(folder, header):
     """The fixed image of pair a as a MetaImage file whose header is given."""
     array = sitk.GetArrayFromImage(sitk.ReadImage(str(folder / "a_fixed.nii.gz")))
-    text = (f"ObjectType = Image\nNDims = 3\nBinaryData = True\nBinaryDataByteOrderMSB = False\n{header}\n"
-            "DimSize = 12 13 14\nElementType = MET_SHORT\nElementDataFile = LOCAL\n")
+    text = (
+        f"ObjectType = Image\nNDims = 3\nBinaryData = True\nBinaryDataByteOrderMSB = False\n{header}\n"
+        "DimSize = 12 13 14\nElementType = MET_SHORT\nElementDataFile = LOCAL\n"
+    )
     (folder / "a_fixed.mha").write_bytes(text.encode() + array.tobytes())
     change(folder / "manifest.csv", fixed="a_fixed.mha")
 
@@ -69,11 +80,19 @@ def as_dicom(folder, series=1, skip=(), positions=None):
         for k in range(image.GetSize()[2]):
             if k in skip:
                 continue
-            part, (x, y, z) = image[:, :, k:k + 1], image.GetOrigin()
+            part, (x, y, z) = image[:, :, k : k + 1], image.GetOrigin()
             z += positions[k] if positions else 25 * k
-            tags = {"0008|0060": "CT", "0020|000d": "1.2.3.9", "0020|000e": f"1.2.3.{number}", "0020|0013": str(k),
-                    "0008|0018": f"1.2.3.{number}.{k + 1}", "0020|0032": f"{x}\\{y}\\{z}",
-                    "0020|0037": "1\\0\\0\\0\\1\\0", "0028|1052": "0", "0028|1053": "1"}
+            tags = {
+                "0008|0060": "CT",
+                "0020|000d": "1.2.3.9",
+                "0020|000e": f"1.2.3.{number}",
+                "0020|0013": str(k),
+                "0008|0018": f"1.2.3.{number}.{k + 1}",
+                "0020|0032": f"{x}\\{y}\\{z}",
+                "0020|0037": "1\\0\\0\\0\\1\\0",
+                "0028|1052": "0",
+                "0028|1053": "1",
+            }
             for tag, value in tags.items():
                 part.SetMetaData(tag, value)
             writer.SetFileName(str(folder / "a_fixed" / f"{number}_{k:03}.dcm"))
@@ -161,152 +180,234 @@ A = "a_fixed.nii.gz"
 SHEARED = (-25, 9, 0, 0, 0, -25, 0, 0, 0, 0, 25, 0)  # the three rows of a NIfTI header that place the voxels
 KINDS = {
     # files
-    "truncated gzip": Bad(lambda d: (d / A).write_bytes((d / A).read_bytes()[:-300]),
-                          "a_fixed.nii.gz is damaged: Compressed"),
-    "truncated within the header": Bad(lambda d: (d / A).write_bytes((d / A).read_bytes()[:60]),
-                                       "a_fixed.nii.gz cannot be read: .* or its beginning is damaged"),
-    "not gzip in spite of its name": Bad(lambda d: (d / A).write_bytes(gzip.decompress((d / A).read_bytes())),
-                                         "a_fixed.nii.gz is damaged: Not a gzipped file"),
-    "no image": Bad(lambda d: (d / A).write_text("no image"),
-                    "a_fixed.nii.gz cannot be read: it is no image of a known kind.* give NIfTI, NRRD, MetaImage"),
-    "zero bytes": Bad(lambda d: (d / A).write_bytes(b""),
-                      r"a_fixed.nii.gz is an empty file \(0 bytes\); export or copy"),
-    "zero bytes as mask": Bad(lambda d: (d / "a_moving_mask.nii.gz").write_bytes(b""),
-                              "a_moving_mask.nii.gz is an empty file"),
-    "missing file": table(manifest_row("moving", moving="gone.nii"),
-                          r"row 2 \(pair a\): moving '.*gone.nii' does not exist"),
-    "path outside the folder": table(manifest_row("moving", moving="../../etc/a.nii"),
-                                     r"row 2 \(pair a\): moving .* does not"),
-    "directory without DICOM": Bad(manifest_row("fixed", fixed="."),
-                                   "data holds 0 DICOM series; give a folder with exactly"),
-    "two DICOM series": Bad(lambda d: as_dicom(d, series=2),
-                            "a_fixed holds 2 DICOM series; give a folder with exactly one"),
-    "DICOM series without a slice": Bad(lambda d: as_dicom(d, skip=(5,)),
-                                        "a_fixed holds .* slices are 25 to 50 mm apart"),
-    "DICOM slices unevenly apart": Bad(lambda d: as_dicom(d, positions=[25 * k + 8 * (k > 6) for k in range(14)]),
-                                       "a_fixed holds .* slices are 25 to 33 mm apart.* give the complete series"),
-    "DICOM slice twice": Bad(lambda d: as_dicom(d, positions=[25 * k - 25 * (k > 6) for k in range(14)]),
-                             "a_fixed holds .* slices are 0 to 25 mm apart.* doubled"),
+    "truncated gzip": Bad(
+        lambda d: (d / A).write_bytes((d / A).read_bytes()[:-300]), "a_fixed.nii.gz is damaged: Compressed"
+    ),
+    "truncated within the header": Bad(
+        lambda d: (d / A).write_bytes((d / A).read_bytes()[:60]),
+        "a_fixed.nii.gz cannot be read: .* or its beginning is damaged",
+    ),
+    "not gzip in spite of its name": Bad(
+        lambda d: (d / A).write_bytes(gzip.decompress((d / A).read_bytes())),
+        "a_fixed.nii.gz is damaged: Not a gzipped file",
+    ),
+    "no image": Bad(
+        lambda d: (d / A).write_text("no image"),
+        "a_fixed.nii.gz cannot be read: it is no image of a known kind.* give NIfTI, NRRD, MetaImage",
+    ),
+    "zero bytes": Bad(
+        lambda d: (d / A).write_bytes(b""), r"a_fixed.nii.gz is an empty file \(0 bytes\); export or copy"
+    ),
+    "zero bytes as mask": Bad(
+        lambda d: (d / "a_moving_mask.nii.gz").write_bytes(b""), "a_moving_mask.nii.gz is an empty file"
+    ),
+    "missing file": table(
+        manifest_row("moving", moving="gone.nii"), r"row 2 \(pair a\): moving '.*gone.nii' does not exist"
+    ),
+    "path outside the folder": table(
+        manifest_row("moving", moving="../../etc/a.nii"), r"row 2 \(pair a\): moving .* does not"
+    ),
+    "directory without DICOM": Bad(
+        manifest_row("fixed", fixed="."), "data holds 0 DICOM series; give a folder with exactly"
+    ),
+    "two DICOM series": Bad(
+        lambda d: as_dicom(d, series=2), "a_fixed holds 2 DICOM series; give a folder with exactly one"
+    ),
+    "DICOM series without a slice": Bad(
+        lambda d: as_dicom(d, skip=(5,)), "a_fixed holds .* slices are 25 to 50 mm apart"
+    ),
+    "DICOM slices unevenly apart": Bad(
+        lambda d: as_dicom(d, positions=[25 * k + 8 * (k > 6) for k in range(14)]),
+        "a_fixed holds .* slices are 25 to 33 mm apart.* give the complete series",
+    ),
+    "DICOM slice twice": Bad(
+        lambda d: as_dicom(d, positions=[25 * k - 25 * (k > 6) for k in range(14)]),
+        "a_fixed holds .* slices are 0 to 25 mm apart.* doubled",
+    ),
     # voxels
-    "RGB": Bad(lambda d: edit_array(d, A, lambda a: np.stack([a] * 3, -1).clip(0, 255), np.uint8, isVector=True),
-               "a_fixed.nii.gz holds a vector of 8-bit unsigned integer per voxel; give a scalar image"),
-    "complex": Bad(lambda d: edit_array(d, A, lambda a: a, np.complex64),
-                   "a_fixed.nii.gz holds a complex .* scalar image"),
-    "4D": Bad(lambda d: edit(d, A, lambda image: sitk.JoinSeries([image] * 2)),
-              r"a_fixed.nii.gz has 4 dimensions \(12 x 13 x 14 x 2\); give a file with a single 3D volume"),
+    "RGB": Bad(
+        lambda d: edit_array(d, A, lambda a: np.stack([a] * 3, -1).clip(0, 255), np.uint8, isVector=True),
+        "a_fixed.nii.gz holds a vector of 8-bit unsigned integer per voxel; give a scalar image",
+    ),
+    "complex": Bad(
+        lambda d: edit_array(d, A, lambda a: a, np.complex64), "a_fixed.nii.gz holds a complex .* scalar image"
+    ),
+    "4D": Bad(
+        lambda d: edit(d, A, lambda image: sitk.JoinSeries([image] * 2)),
+        r"a_fixed.nii.gz has 4 dimensions \(12 x 13 x 14 x 2\); give a file with a single 3D volume",
+    ),
     "2D": Bad(lambda d: edit(d, A, lambda image: image[:, :, 3]), "a_fixed.nii.gz has 2 dimensions"),
-    "one slice": Bad(lambda d: edit(d, A, lambda image: image[:, :, 3:4]),
-                     "a_fixed.nii.gz has only 12 x 13 x 1 voxels"),
-    "NaN": Bad(lambda d: edit_array(d, A, lambda a: np.where(a > 500, np.nan, a)),
-               "a_fixed.nii.gz holds 28 voxels that are NaN"),
-    "infinity": Bad(lambda d: edit_array(d, A, lambda a: np.where(a > 500, np.inf, a)),
-                    "holds 28 voxels that are NaN or infin"),
-    "all air": Bad(lambda d: edit_array(d, A, lambda a: 0 * a - 1000),
-                   "a_fixed.nii.gz has no voxel above -500 HU, .* CT in HU"),
+    "one slice": Bad(
+        lambda d: edit(d, A, lambda image: image[:, :, 3:4]), "a_fixed.nii.gz has only 12 x 13 x 1 voxels"
+    ),
+    "NaN": Bad(
+        lambda d: edit_array(d, A, lambda a: np.where(a > 500, np.nan, a)),
+        "a_fixed.nii.gz holds 28 voxels that are NaN",
+    ),
+    "infinity": Bad(
+        lambda d: edit_array(d, A, lambda a: np.where(a > 500, np.inf, a)), "holds 28 voxels that are NaN or infin"
+    ),
+    "all air": Bad(
+        lambda d: edit_array(d, A, lambda a: 0 * a - 1000), "a_fixed.nii.gz has no voxel above -500 HU, .* CT in HU"
+    ),
     # headers
-    "spacing 0": Bad(lambda d: edit_bytes(d, A, 80, "f", 0),
-                     r"a_fixed.nii.gz has the spacing 0 x 25 x 25 in its header"),
-    "negative spacing": Bad(lambda d: edit_bytes(d, A, 84, "f", -25),
-                            r"has the spacing 25 x -25 x 25 .* write the size of a voxel"),
+    "spacing 0": Bad(
+        lambda d: edit_bytes(d, A, 80, "f", 0), r"a_fixed.nii.gz has the spacing 0 x 25 x 25 in its header"
+    ),
+    "negative spacing": Bad(
+        lambda d: edit_bytes(d, A, 84, "f", -25), r"has the spacing 25 x -25 x 25 .* write the size of a voxel"
+    ),
     "spacing NaN": Bad(lambda d: edit_bytes(d, A, 88, "f", np.nan), "has the spacing 25 x 25 x nan in its header"),
-    "absurd spacing": Bad(lambda d: edit_bytes(d, A, 80, "f", 25000),
-                          "voxels of 25000 x 25 x 25 mm, which no CT .* in mm"),
-    "spacing 0 in MetaImage": Bad(lambda d: as_meta_image(d, "ElementSpacing = 25 0 25"),
-                                  "a_fixed.mha cannot be read: the spacing in its header is not above 0"),
-    "sheared NIfTI": Bad(lambda d: edit_bytes(d, A, 252, "2h6f12f", 0, 1, *[0] * 6, *SHEARED),
-                         "a_fixed.nii.gz cannot be read: the axes in its header are not at right angles; .* resample"),
-    "sheared MetaImage": Bad(lambda d: as_meta_image(d,
-                             "TransformMatrix = 1 0.5 0 0 1 0 0 0 1\nElementSpacing = 25 25 25"),
-                             "a_fixed.mha cannot be used: the axes in its header are not at right angles"),
-    "direction of zeros": Bad(lambda d: as_meta_image(d,
-                              "TransformMatrix = 0 0 0 0 0 0 0 0 0\nElementSpacing = 25 25 25"),
-                              "a_fixed.mha cannot be read: the axes in its header are not at right angles"),
+    "absurd spacing": Bad(
+        lambda d: edit_bytes(d, A, 80, "f", 25000), "voxels of 25000 x 25 x 25 mm, which no CT .* in mm"
+    ),
+    "spacing 0 in MetaImage": Bad(
+        lambda d: as_meta_image(d, "ElementSpacing = 25 0 25"),
+        "a_fixed.mha cannot be read: the spacing in its header is not above 0",
+    ),
+    "sheared NIfTI": Bad(
+        lambda d: edit_bytes(d, A, 252, "2h6f12f", 0, 1, *[0] * 6, *SHEARED),
+        "a_fixed.nii.gz cannot be read: the axes in its header are not at right angles; .* resample",
+    ),
+    "sheared MetaImage": Bad(
+        lambda d: as_meta_image(d, "TransformMatrix = 1 0.5 0 0 1 0 0 0 1\nElementSpacing = 25 25 25"),
+        "a_fixed.mha cannot be used: the axes in its header are not at right angles",
+    ),
+    "direction of zeros": Bad(
+        lambda d: as_meta_image(d, "TransformMatrix = 0 0 0 0 0 0 0 0 0\nElementSpacing = 25 25 25"),
+        "a_fixed.mha cannot be read: the axes in its header are not at right angles",
+    ),
     # masks
-    "empty mask": Bad(lambda d: edit_array(d, "a_fixed_mask.nii.gz", lambda a: 0 * a),
-                      "fixed_mask .* is empty; it must mark the l"),
-    "mask all ones": Bad(lambda d: edit_array(d, "a_fixed_mask.nii.gz", lambda a: 0 * a + 1),
-                         "fixed_mask .* marks every voxel"),
-    "mask on another grid": Bad(lambda d: edit(d, "a_moving_mask.nii.gz", lambda image: shifted(image, [0, 9, 0])),
-                                "moving_mask .* is on another grid than moving .*; resample it to its image"),
-    "mask of another size": Bad(lambda d: edit(d, "a_moving_mask.nii.gz", lambda image: image[1:]),
-                                r"moving_mask .*\(11 x 13 x 14 voxels .* is on another grid than .*\(12 x 13 x 14"),
-    "4D mask": Bad(lambda d: edit(d, "a_fixed_mask.nii.gz", lambda image: sitk.JoinSeries([image] * 2)),
-                   "_mask.nii.gz has 4 dim"),
+    "empty mask": Bad(
+        lambda d: edit_array(d, "a_fixed_mask.nii.gz", lambda a: 0 * a), "fixed_mask .* is empty; it must mark the l"
+    ),
+    "mask all ones": Bad(
+        lambda d: edit_array(d, "a_fixed_mask.nii.gz", lambda a: 0 * a + 1), "fixed_mask .* marks every voxel"
+    ),
+    "mask on another grid": Bad(
+        lambda d: edit(d, "a_moving_mask.nii.gz", lambda image: shifted(image, [0, 9, 0])),
+        "moving_mask .* is on another grid than moving .*; resample it to its image",
+    ),
+    "mask of another size": Bad(
+        lambda d: edit(d, "a_moving_mask.nii.gz", lambda image: image[1:]),
+        r"moving_mask .*\(11 x 13 x 14 voxels .* is on another grid than .*\(12 x 13 x 14",
+    ),
+    "4D mask": Bad(
+        lambda d: edit(d, "a_fixed_mask.nii.gz", lambda image: sitk.JoinSeries([image] * 2)), "_mask.nii.gz has 4 dim"
+    ),
     # the table
-    "missing column": table(lambda d: lines(d, "pair_id,fixed,moving,fixed_mask", f"a,{A},{A},{A}"),
-                            "column moving_mask is miss"),
+    "missing column": table(
+        lambda d: lines(d, "pair_id,fixed,moving,fixed_mask", f"a,{A},{A},{A}"), "column moving_mask is miss"
+    ),
     "empty cell": table(manifest_row("fixed_mask", fixed_mask=""), r"row 2 \(pair a\): fixed_mask is empty"),
-    "id used twice": table(manifest_row("pair_id", pair_id="b"),
-                           r"row 3 \(pair b\): pair_id 'b' is used more than once"),
-    "id that is a path": table(manifest_row("pair_id", pair_id="../a"),
-                               r"row 2 .*pair_id '../a' is no usable name; give letters"),
+    "id used twice": table(
+        manifest_row("pair_id", pair_id="b"), r"row 3 \(pair b\): pair_id 'b' is used more than once"
+    ),
+    "id that is a path": table(
+        manifest_row("pair_id", pair_id="../a"), r"row 2 .*pair_id '../a' is no usable name; give letters"
+    ),
     "id that is an absolute path": table(manifest_row("pair_id", pair_id="/a"), "pair_id '/a' is no usable name"),
-    "not UTF-8": table(lambda d: rewrite(d, lambda t: t.replace("\na,", "\nMüller,"), "latin-1"),
-                       'row 2: not UTF-8 text; save the table as "CSV UTF-8"'),
+    "not UTF-8": table(
+        lambda d: rewrite(d, lambda t: t.replace("\na,", "\nMüller,"), "latin-1"),
+        'row 2: not UTF-8 text; save the table as "CSV UTF-8"',
+    ),
     "UTF-16": table(lambda d: rewrite(d, str, "utf-16"), 'row 1: not UTF-8 text; save the table as "CSV UTF-8"'),
-    "UTF-16 without its mark": table(lambda d: rewrite(d, str, "utf-16-le"),
-                                     'row 1: not UTF-8 text; save the table as'),
-    "semicolons": table(lambda d: rewrite(d, lambda t: t.replace(",", ";")),
-                        "separated with semicolons; separate with commas"),
+    "UTF-16 without its mark": table(
+        lambda d: rewrite(d, str, "utf-16-le"), "row 1: not UTF-8 text; save the table as"
+    ),
+    "semicolons": table(
+        lambda d: rewrite(d, lambda t: t.replace(",", ";")), "separated with semicolons; separate with commas"
+    ),
     "tabs": table(lambda d: rewrite(d, lambda t: t.replace(",", "\t")), "separated with tabs; separate with commas"),
-    "ragged row": table(lambda d: rewrite(d, lambda t: t.replace("\nb,", "\nb,more,")),
-                        "row 3 has 8 values, the header has 7 columns; give one value per column"),
+    "ragged row": table(
+        lambda d: rewrite(d, lambda t: t.replace("\nb,", "\nb,more,")),
+        "row 3 has 8 values, the header has 7 columns; give one value per column",
+    ),
     "no rows": table(lambda d: lines(d, HEADER), "lists no pairs; give a header and one row per pair"),
-    "empty table": table(lambda d: (d / "manifest.csv").write_text(""),
-                         "lists no pairs; give a header and one row per pair"),
-    "column twice": table(lambda d: lines(d, f"{HEADER},fixed", f"a,{','.join([A] * 5)}"),
-                          "column fixed occurs more than once"),
-    "unknown split": table(lambda d: split(d, "dev", "validation", "test"),
-                           r"row 2 .*split 'dev' is no split; give train, valid"),
-    "a split without pairs": table(lambda d: split(d, "train", "train", "test"),
-                                   "no row has the split validation; give every"),
-    "split for some": table(lambda d: split(d, "train", "validation", ""),
-                            r"row 4 \(pair c\): the split is empty while"),
-    "subject in two splits": table(lambda d: split(d, "train", "validation", "test", subjects=("s", "s", "t")),
-                                   "subject s is in train and in validation: put all pairs of a subject into one"),
+    "empty table": table(
+        lambda d: (d / "manifest.csv").write_text(""), "lists no pairs; give a header and one row per pair"
+    ),
+    "column twice": table(
+        lambda d: lines(d, f"{HEADER},fixed", f"a,{','.join([A] * 5)}"), "column fixed occurs more than once"
+    ),
+    "unknown split": table(
+        lambda d: split(d, "dev", "validation", "test"), r"row 2 .*split 'dev' is no split; give train, valid"
+    ),
+    "a split without pairs": table(
+        lambda d: split(d, "train", "train", "test"), "no row has the split validation; give every"
+    ),
+    "split for some": table(
+        lambda d: split(d, "train", "validation", ""), r"row 4 \(pair c\): the split is empty while"
+    ),
+    "subject in two splits": table(
+        lambda d: split(d, "train", "validation", "test", subjects=("s", "s", "t")),
+        "subject s is in train and in validation: put all pairs of a subject into one",
+    ),
     "one of two point files": table(manifest_row("moving_points", moving_points=""), "row 2 .*must be given together"),
     # points
-    "points of different number": Bad(points("x,y,z\n-60,0,250\n"),
-                                      "a_fixed_points.csv has 1 points but .* 4; row i of one"),
-    "points with NaN": Bad(points("x,y,z\n1,2,3\n1,,3\n3,3,3\n4,4,4\n"),
-                           "a_fixed_points.csv, row 3: x, y and z must all be fin"),
-    "points that are no numbers": Bad(points("x,y,z\n1,2,three\n"),
-                                      "a_fixed_points.csv cannot be read as points x, y, z"),
-    "points with another header": Bad(points("r,a,s\n1,2,3\n"),
-                                      "a_fixed_points.csv has the columns r, a, s; points need x, y, z"),
-    "points with semicolons": Bad(points("x;y;z\n1;2;3\n"),
-                                  "a_fixed_points.csv has the columns x;y;z; .* separated with commas"),
+    "points of different number": Bad(
+        points("x,y,z\n-60,0,250\n"), "a_fixed_points.csv has 1 points but .* 4; row i of one"
+    ),
+    "points with NaN": Bad(
+        points("x,y,z\n1,2,3\n1,,3\n3,3,3\n4,4,4\n"), "a_fixed_points.csv, row 3: x, y and z must all be fin"
+    ),
+    "points that are no numbers": Bad(
+        points("x,y,z\n1,2,three\n"), "a_fixed_points.csv cannot be read as points x, y, z"
+    ),
+    "points with another header": Bad(
+        points("r,a,s\n1,2,3\n"), "a_fixed_points.csv has the columns r, a, s; points need x, y, z"
+    ),
+    "points with semicolons": Bad(
+        points("x;y;z\n1;2;3\n"), "a_fixed_points.csv has the columns x;y;z; .* separated with commas"
+    ),
     "points in an empty file": Bad(points(""), "a_fixed_points.csv cannot be read as points"),
-    "points without a row": Bad(lambda d: both_points(d, "x,y,z\n"),
-                                "a_fixed_points.csv lists no points"),
-    "all points outside": Bad(lambda d: both_points(d, "x,y,z\n900,0,250\n"),
-                              "a_fixed_points.csv has no point inside .*give LPS mm"),
+    "points without a row": Bad(lambda d: both_points(d, "x,y,z\n"), "a_fixed_points.csv lists no points"),
+    "all points outside": Bad(
+        lambda d: both_points(d, "x,y,z\n900,0,250\n"), "a_fixed_points.csv has no point inside .*give LPS mm"
+    ),
     # what can be used, and is probably wrong
-    "a point outside": warning(lambda d: rewrite(d, lambda t: t.replace("65.0,", "900.0,"), name="a_fixed_points.csv"),
-                               "row 2 .*a_fixed_points.csv: 1 of 4 points lie outside .*a_fixed.nii.gz; give LPS mm"),
-    "MR": warning(lambda d: edit_array(d, A, lambda a: (a + 1000) / 4 + 3),
-                  "row 2 .*has values from .* is it MR, or rescaled"),
-    "rescaled to 0..1": warning(lambda d: edit_array(d, A, lambda a: ((a + 1000) / 1500).clip(0, 1)),
-                                "values from 0 to 1, but a CT"),
-    "HU + 1024": warning(lambda d: edit_array(d, A, lambda a: (a + 1024).clip(0), np.uint16),
-                         "a_fixed.nii.gz has values from .* look like HU . 1024, so subtract 1024"),
+    "a point outside": warning(
+        lambda d: rewrite(d, lambda t: t.replace("65.0,", "900.0,"), name="a_fixed_points.csv"),
+        "row 2 .*a_fixed_points.csv: 1 of 4 points lie outside .*a_fixed.nii.gz; give LPS mm",
+    ),
+    "MR": warning(
+        lambda d: edit_array(d, A, lambda a: (a + 1000) / 4 + 3), "row 2 .*has values from .* is it MR, or rescaled"
+    ),
+    "rescaled to 0..1": warning(
+        lambda d: edit_array(d, A, lambda a: ((a + 1000) / 1500).clip(0, 1)), "values from 0 to 1, but a CT"
+    ),
+    "HU + 1024": warning(
+        lambda d: edit_array(d, A, lambda a: (a + 1024).clip(0), np.uint16),
+        "a_fixed.nii.gz has values from .* look like HU . 1024, so subtract 1024",
+    ),
     "swapped": warning(swap, "row 2 .*fixed and moving look swapped"),
-    "the same file twice": warning(lambda d: change(d / "manifest.csv", moving=A),
-                                   "fixed .* and moving .* are the same image"),
-    "a copy of the file": warning(lambda d: (d / "a_moving.nii.gz").write_bytes((d / A).read_bytes()),
-                                  "are the same image; give"),
-    "one mask for both": warning(lambda d: change(d / "manifest.csv", moving_mask="a_fixed_mask.nii.gz"),
-                                 "fixed_mask .* and moving_mask .* are the same, though the images differ"),
-    "no overlap": warning(lambda d: move_origin(d, [0, 0, 900]),
-                          "hardly overlap at the start .* preprocess.start: centre_of_mass"),
-    "mask of the body": warning(lambda d: edit_array(d, "a_fixed_mask.nii.gz", body),
-                                "fixed_mask .* marks .* litres, and lungs have 0.5 to 12"),
-    "mask of one corner": warning(lambda d: edit_array(d, "a_fixed_mask.nii.gz", first_voxels),
-                                 "fixed_mask .* marks 0.125 litres"),
-    "mask of something else": warning(lambda d: edit_array(d, "a_fixed_mask.nii.gz", lambda a: np.roll(a, 2, 2)),
-                                      "fixed_mask .* has a mean of .* HU .* check that it belongs to this image"),
-    "few slices": warning(lambda d: [edit(d, f"a_fixed{end}.nii.gz", lambda i: i[:, :, 3:9]) for end in ("", "_mask")],
-                          r"a_fixed.nii.gz has very few slices \(12x13x6 voxels\)"),
+    "the same file twice": warning(
+        lambda d: change(d / "manifest.csv", moving=A), "fixed .* and moving .* are the same image"
+    ),
+    "a copy of the file": warning(
+        lambda d: (d / "a_moving.nii.gz").write_bytes((d / A).read_bytes()), "are the same image; give"
+    ),
+    "one mask for both": warning(
+        lambda d: change(d / "manifest.csv", moving_mask="a_fixed_mask.nii.gz"),
+        "fixed_mask .* and moving_mask .* are the same, though the images differ",
+    ),
+    "no overlap": warning(
+        lambda d: move_origin(d, [0, 0, 900]), "hardly overlap at the start .* preprocess.start: centre_of_mass"
+    ),
+    "mask of the body": warning(
+        lambda d: edit_array(d, "a_fixed_mask.nii.gz", body), "fixed_mask .* marks .* litres, and lungs have 0.5 to 12"
+    ),
+    "mask of one corner": warning(
+        lambda d: edit_array(d, "a_fixed_mask.nii.gz", first_voxels), "fixed_mask .* marks 0.125 litres"
+    ),
+    "mask of something else": warning(
+        lambda d: edit_array(d, "a_fixed_mask.nii.gz", lambda a: np.roll(a, 2, 2)),
+        "fixed_mask .* has a mean of .* HU .* check that it belongs to this image",
+    ),
+    "few slices": warning(
+        lambda d: [edit(d, f"a_fixed{end}.nii.gz", lambda i: i[:, :, 3:9]) for end in ("", "_mask")],
+        r"a_fixed.nii.gz has very few slices \(12x13x6 voxels\)",
+    ),
     "unknown column": warning(manifest_row("scanner", scanner="X"), "unknown column scanner ignored"),
 }
 

@@ -12,8 +12,7 @@ import SimpleITK as sitk
 import torch
 from scipy.ndimage import gaussian_filter, shift
 
-from mine_reg import baselines
-from mine_reg.baselines import ants_displacement, ants_register_pairs, ants_settings
+from mine_reg.evaluation.baselines import ants_displacement, ants_settings, run_ants_on_pairs
 
 SETTINGS = ants_settings("SyNRA", [10, 5, 0], seed=7, threads=1)
 SHIFT = (1.5, 0.0, -1.0)  # voxels z, y, x
@@ -21,7 +20,8 @@ SHIFT = (1.5, 0.0, -1.0)  # voxels z, y, x
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    """Pairs 24^3 of 4 mm whose moving image is the fixed one moved by SHIFT, and one whose fixed image is not an image."""
+    """Pairs 24^3 of 4 mm whose moving image is the fixed one moved by SHIFT, and one whose fixed image is not an
+    image."""
     folder = tmp_path_factory.mktemp("images")
     rows = []
     for number in range(2):
@@ -44,7 +44,7 @@ def images(tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(images, tmp_path_factory):
     folder = tmp_path_factory.mktemp("ants")
-    return folder, ants_register_pairs(images, folder / "ants", folder / "work", SETTINGS, workers=2)
+    return folder, run_ants_on_pairs(images, folder / "ants", folder / "work", SETTINGS, workers=2)
 
 
 def test_a_failing_pair_is_reported_and_the_others_kept(run):
@@ -77,7 +77,7 @@ def test_ants_finds_the_shift(run, images):
 
 def test_same_seed_same_bytes(run, images, tmp_path):
     good = images[images["pair_id"] == "pair_1"]
-    ants_register_pairs(good, tmp_path / "ants", tmp_path / "work", SETTINGS, workers=1)
+    run_ants_on_pairs(good, tmp_path / "ants", tmp_path / "work", SETTINGS, workers=1)
     for name in ("0GenericAffine.mat", "1Warp.nii.gz"):
         assert (tmp_path / "ants/pair_1" / name).read_bytes() == (run[0] / "ants/pair_1" / name).read_bytes()
 
@@ -85,13 +85,16 @@ def test_same_seed_same_bytes(run, images, tmp_path):
 def test_finished_pairs_are_not_repeated_unless_settings_change(run, images, tmp_path, monkeypatch):
     folder, before = run
     started = []
-    monkeypatch.setattr(baselines, "_pool", lambda jobs, *_: started.append(list(jobs)) or dict.fromkeys(jobs, OSError("x")))
-    again = ants_register_pairs(images, tmp_path / "ants", folder / "work", SETTINGS, workers=2)
+    monkeypatch.setattr(
+        "mine_reg.evaluation.baselines._pool",
+        lambda jobs, *_: started.append(list(jobs)) or dict.fromkeys(jobs, OSError("x")),
+    )
+    again = run_ants_on_pairs(images, tmp_path / "ants", folder / "work", SETTINGS, workers=2)
     assert started == [["broken"]]
     assert again["seconds"].equals(before["seconds"])
     assert (tmp_path / "ants/pair_0/1Warp.nii.gz").is_file()
     with pytest.raises(RuntimeError, match="ANTs failed on every pair"):
-        ants_register_pairs(images, tmp_path / "other", folder / "work", SETTINGS | {"seed": 8}, workers=2)
+        run_ants_on_pairs(images, tmp_path / "other", folder / "work", SETTINGS | {"seed": 8}, workers=2)
     assert not (tmp_path / "other").exists()
 
 
@@ -104,8 +107,8 @@ def test_a_killed_process_costs_only_its_own_pair(images, tmp_path, monkeypatch)
         (finished / "done.json").write_text(json.dumps({"seconds": 1.0, "command": "none"}))
         finished.rename(done)
 
-    monkeypatch.setattr(baselines, "_one", dies_on_broken)
-    runtime = ants_register_pairs(images, tmp_path / "ants", tmp_path / "work", SETTINGS, workers=2)
+    monkeypatch.setattr("mine_reg.evaluation.baselines._one", dies_on_broken)
+    runtime = run_ants_on_pairs(images, tmp_path / "ants", tmp_path / "work", SETTINGS, workers=2)
     assert runtime["error"].tolist() == ["", "the process was killed, perhaps for lack of memory", ""]
 
 

@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 import SimpleITK as sitk
 
-from mine_reg.check import check_manifest
-from mine_reg.itk import to_image
-from mine_reg.lungs import blood_hu
-from mine_reg.phantom import make_pair
+from mine_reg.images.ct import blood_hu
+from mine_reg.images.geometry import to_image
+from mine_reg.pairs.check import check_manifest
+from mine_reg.synthetic.phantom import make_pair
 
 SPACING, ORIGIN = (25.0, 25.0, 25.0), (-137.5, -150.0, 100.0)
 LUNGS_VOXELS = {"fixed": 336, "moving": 294}
@@ -98,9 +98,14 @@ def test_every_problem_of_every_row_is_listed(manifest, tmp_path):
     for name in ("c_fixed_mask.nii.gz", "c_moving_mask.nii.gz"):
         sitk.WriteImage(sitk.ReadImage(str(tmp_path / name)) * 0, str(tmp_path / name))
     table, problems, _ = check_manifest(manifest, workers=1)
-    expected = [("row 2 (pair a): moving_mask", "does not exist"), ("row 2 (pair a)", "a_fixed.nii.gz is an empty file"),
-                ("row 2 (pair a)", "a_fixed.csv cannot be read"), ("row 2 (pair a)", "row i of one must correspond"),
-                ("row 4 (pair c): fixed_mask", "is empty"), ("row 4 (pair c): moving_mask", "is empty")]
+    expected = [
+        ("row 2 (pair a): moving_mask", "does not exist"),
+        ("row 2 (pair a)", "a_fixed.nii.gz is an empty file"),
+        ("row 2 (pair a)", "a_fixed.csv cannot be read"),
+        ("row 2 (pair a)", "row i of one must correspond"),
+        ("row 4 (pair c): fixed_mask", "is empty"),
+        ("row 4 (pair c): moving_mask", "is empty"),
+    ]
     assert len(problems) == len(expected)
     for problem, (start, part) in zip(problems, expected, strict=True):
         assert problem.startswith(start) and part in problem and "\n" not in problem
@@ -116,8 +121,13 @@ def test_number_of_processes_does_not_matter(manifest, tmp_path):
 
 def test_contrast_is_seen_only_where_both_sides_are_clear(manifest, tmp_path):
     """Swapped columns warn; a moving scan with contrast agent beside a fixed one that has it too does not."""
-    change(manifest, fixed="b_moving.nii.gz", fixed_mask="b_moving_mask.nii.gz", moving="b_fixed.nii.gz",
-           moving_mask="b_fixed_mask.nii.gz")
+    change(
+        manifest,
+        fixed="b_moving.nii.gz",
+        fixed_mask="b_moving_mask.nii.gz",
+        moving="b_fixed.nii.gz",
+        moving_mask="b_fixed_mask.nii.gz",
+    )
     assert [w for w in check_manifest(manifest, workers=1)[2] if "look swapped" in w]
     noisy = tiny_ct("fixed")[0] + 1
     sitk.WriteImage(to_image(noisy, SPACING, ORIGIN, dtype="int16"), str(tmp_path / "a_fixed.nii.gz"))
@@ -129,8 +139,10 @@ def test_contrast_is_seen_only_where_both_sides_are_clear(manifest, tmp_path):
 def test_contrast_of_phantom_pairs(seed):
     """Well clear of the thresholds 90 and 130 HU, at a resolution at which vessels and vertebrae are seen."""
     pair = make_pair((64, 64, 64), 5.0, seed=seed)
-    fixed, moving = (blood_hu(*(to_image(part.float(), (5.0,) * 3) for part in parts))
-                     for parts in ((pair.fixed, pair.fixed_mask), (pair.moving, pair.moving_mask)))
+    fixed, moving = (
+        blood_hu(*(to_image(part.float(), (5.0,) * 3) for part in parts))
+        for parts in ((pair.fixed, pair.fixed_mask), (pair.moving, pair.moving_mask))
+    )
     assert moving < 80 and fixed > 150
 
 

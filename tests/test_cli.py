@@ -43,10 +43,10 @@ def test_check_without_a_table(run, tmp_path):
 
 @pytest.fixture
 def datasets(monkeypatch):
-    """A stand-in for mine_reg.datasets, which has its own tests."""
-    module = types.ModuleType("mine_reg.datasets")
-    monkeypatch.setitem(sys.modules, "mine_reg.datasets", module)
-    monkeypatch.setattr("mine_reg.datasets", module, raising=False)
+    """A stand-in for mine_reg.pairs.public_collections, which has its own tests."""
+    module = types.ModuleType("mine_reg.pairs.public_collections")
+    monkeypatch.setitem(sys.modules, "mine_reg.pairs.public_collections", module)
+    monkeypatch.setattr("mine_reg.pairs.public_collections", module, raising=False)
     return module
 
 
@@ -62,6 +62,7 @@ def test_manifest_says_where_it_went(run, tmp_path, datasets):
 def test_errors_are_sentences(run, tmp_path, datasets, kind):
     def fail(*arguments):
         raise kind("'x' is no collection; give one of these")
+
     datasets.make_manifest = fail
     result = run("manifest", "x", tmp_path, tmp_path / "out")
     assert result.exit_code == 1 and result.stdout == ""
@@ -71,6 +72,7 @@ def test_errors_are_sentences(run, tmp_path, datasets, kind):
 def test_a_mistake_of_ours_keeps_its_traceback(run, tmp_path, datasets):
     def fail(*arguments):
         raise TypeError("a bug")
+
     datasets.make_manifest = fail
     assert isinstance(run("manifest", "x", tmp_path, tmp_path / "out").exception, TypeError)
 

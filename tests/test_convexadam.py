@@ -1,8 +1,9 @@
-"""convexAdam as a baseline: direction and units of its field, and composition with the affine map that it starts from."""
+"""convexAdam as a baseline: direction and units of its field, and composition with the affine map that it starts
+from."""
 
 import torch
 
-from mine_reg.convexadam import convexadam_register
+from mine_reg.evaluation.baselines import run_convexadam
 from mine_reg.spatial import smooth, total_displacement, warp
 
 
@@ -16,7 +17,7 @@ def test_it_finds_a_shift_on_top_of_an_affine_map():
     theta[0, 0, 3] = 4 / 24  # four voxels along x are found already
     affine = total_displacement(theta, None, size)
     moving = warp(fixed, -known - affine)  # moving(x + known + affine) = fixed(x)
-    found, seconds = convexadam_register(fixed, moving, affine)
+    found, seconds = run_convexadam(fixed, moving, affine)
     inner = (slice(None), slice(None), *[slice(12, -12)] * 3)
     error = (found - known - affine)[inner].norm(dim=1)
     assert error.mean() < 0.3 and seconds > 0

@@ -39,14 +39,20 @@ def test_conda_users_get_the_same_versions(repository, lock_lines):
 def test_every_line_is_one_exact_and_portable_pin(lock_lines, locked):
     assert len(locked) == len(lock_lines)
     for name, requirement in locked.items():
-        assert re.fullmatch(r"==[^+*,]+", str(requirement.specifier)), f"{requirement}: not an exact version without suffix"
-        assert name == "nvidia-ml-py" or not re.match("nvidia-|cuda-|triton", name), f"{requirement}: not on every platform"
+        assert re.fullmatch(r"==[^+*,]+", str(requirement.specifier)), (
+            f"{requirement}: not an exact version without suffix"
+        )
+        assert name == "nvidia-ml-py" or not re.match("nvidia-|cuda-|triton", name), (
+            f"{requirement}: not on every platform"
+        )
 
 
 def test_lock_satisfies_pyproject(declared, locked):
     for requirement in declared:
         version = next(iter(locked[canonicalize_name(requirement.name)].specifier)).version
-        assert requirement.specifier.contains(version), f"{requirement}: requirements.lock has {version}; run `make lock`"
+        assert requirement.specifier.contains(version), (
+            f"{requirement}: requirements.lock has {version}; run `make lock`"
+        )
 
 
 @pytest.mark.parametrize("platform", ["linux", "darwin"])
@@ -59,7 +65,9 @@ def test_lock_is_complete_and_holds_nothing_else(declared, locked, platform):
         if requirement.marker and not any(requirement.marker.evaluate({**environment, "extra": e}) for e in extras):
             continue
         name = canonicalize_name(requirement.name)
-        if (name, frozenset(requirement.extras)) in needed or re.match(r"nvidia-(?!ml-py)|cuda-|triton|setuptools$", name):
+        if (name, frozenset(requirement.extras)) in needed or re.match(
+            r"nvidia-(?!ml-py)|cuda-|triton|setuptools$", name
+        ):
             continue  # setuptools: pip's own, which `pip freeze` leaves out
         needed.add((name, frozenset(requirement.extras)))
         assert name in locked, f"{name} is needed on {platform} and not in requirements.lock; run `make lock`"
@@ -71,7 +79,9 @@ def test_lock_is_complete_and_holds_nothing_else(declared, locked, platform):
     assert markers_hold - {name for name, _ in needed} <= old_python_only
 
 
-@pytest.mark.parametrize("python", ["3.11.2", "3.12.0", "3.13.0"])  # Debian 12's, and the oldest of the others that README promises
+@pytest.mark.parametrize(
+    "python", ["3.11.2", "3.12.0", "3.13.0"]
+)  # Debian 12's, and the oldest of the others that README promises
 def test_every_package_takes_the_pythons_of_the_readme(locked, python):
     for name, requirement in locked.items():
         if not requirement.marker or requirement.marker.evaluate():
@@ -84,4 +94,6 @@ def test_installed_versions_are_the_locked_ones(locked):
         if requirement.marker and not requirement.marker.evaluate():
             continue
         installed = Version(importlib.metadata.version(name))
-        assert requirement.specifier.contains(installed.public), f"{name} {installed} is installed, {requirement} is locked"
+        assert requirement.specifier.contains(installed.public), (
+            f"{name} {installed} is installed, {requirement} is locked"
+        )

@@ -1,4 +1,5 @@
-"""Many trainings by the notebooks: shared AffineNets, resuming, failures, a Dask cluster; and what is read from them."""
+"""Many trainings by the notebooks: shared AffineNets, resuming, failures, a Dask cluster; and what is read from
+them."""
 
 import json
 import math
@@ -11,9 +12,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mine_reg.experiments import Experiment, known_to, run_experiments, seconds_per_step
-from mine_reg.metrics import METRICS
-from mine_reg.table2 import table2, verdict
+from mine_reg.evaluation.metrics import METRICS
+from mine_reg.experiments.run import Experiment, known_to, run_experiments, seconds_per_step
+from mine_reg.experiments.table2 import table2, verdict
 
 SMALL = {"epochs": 1, "validate_every": 1, "channels": [4, 8], "samples": 2048}
 
@@ -30,13 +31,21 @@ def run(experiments, pairs, work, **how):
 def test_experiments_share_an_affinenet_resume_and_name_what_failed(pairs, tmp_path):
     good = [Experiment("affine", SMALL, None), Experiment("both", SMALL, SMALL)]
     bad = Experiment("hopeless", SMALL, SMALL | {"similarity": "ssd"})
-    with pytest.raises(RuntimeError, match=r"^experiment hopeless: RuntimeError: 05_train_deformnet.ipynb stopped with ValueError: unknown similarity 'ssd'"):
+    with pytest.raises(
+        RuntimeError,
+        match=(
+            r"^experiment hopeless: RuntimeError: 05_train_deformnet.ipynb stopped with ValueError: "
+            r"unknown similarity 'ssd'"
+        ),
+    ):
         run([*good, bad], pairs, tmp_path)
     finished = {path.parent.name: path.stat().st_mtime_ns for path in tmp_path.glob("*/done.json")}
     assert sorted(name.split("-")[0] for name in finished) == ["affinenet", "deformnet"]  # one AffineNet for all three
 
     results = run(good, pairs, tmp_path)
-    assert {path.parent.name: path.stat().st_mtime_ns for path in tmp_path.glob("*/done.json")} == finished  # nothing is trained again
+    assert {
+        path.parent.name: path.stat().st_mtime_ns for path in tmp_path.glob("*/done.json")
+    } == finished  # nothing is trained again
     assert results["method"].tolist() == ["affine"] * 2 + ["both"] * 2 and results["pair_id"].nunique() == 2
     assert np.isfinite(results[list(METRICS)]).all(axis=None) and (results["affinenet_seconds"] > 0).all()
     assert results.loc[results["method"] == "affine", "deformnet_seconds"].isna().all()
@@ -47,10 +56,13 @@ def test_experiments_share_an_affinenet_resume_and_name_what_failed(pairs, tmp_p
     pd.testing.assert_frame_equal(again[list(METRICS)], results.loc[results["method"] == "affine", list(METRICS)])
 
 
-@pytest.mark.parametrize(("experiments", "message"), [
-    ([Experiment("a", {}), Experiment("a", {"epochs": 3})], "several experiments are called a"),
-    ([Experiment("a", {"epoch": 3})], "unknown setting epoch for affinenet"),
-])
+@pytest.mark.parametrize(
+    ("experiments", "message"),
+    [
+        ([Experiment("a", {}), Experiment("a", {"epochs": 3})], "several experiments are called a"),
+        ([Experiment("a", {"epoch": 3})], "unknown setting epoch for affinenet"),
+    ],
+)
 def test_mistakes_are_found_before_anything_is_trained(pairs, tmp_path, experiments, message):
     with pytest.raises(ValueError, match=message):
         run(experiments, pairs, tmp_path)
@@ -58,14 +70,24 @@ def test_mistakes_are_found_before_anything_is_trained(pairs, tmp_path, experime
 
 
 def test_a_dask_cluster_gives_the_same_numbers(pairs, tmp_path, repository):
-    """A scheduler and two workers as separate processes, as on a cluster; the seeds make it the result of one machine."""
+    """A scheduler and two workers as separate processes, as on a cluster; the seeds make it the result of one
+    machine."""
     experiments = [Experiment(f"mu {mu}", SMALL, SMALL | {"mu": mu}) for mu in (0.1, 10.0)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     address = tmp_path / "scheduler.json"
     where = ["--scheduler-file", str(address), "--no-dashboard"]
-    commands = [["dask_scheduler", *where, "--port", "0"]] + [["dask_worker", *where, "--nthreads", "1", "--local-directory", str(tmp_path)]] * 2
-    processes = [subprocess.Popen([sys.executable, "-m", f"distributed.cli.{name}", *options], env=environment, cwd=repository,
-                                  stderr=subprocess.DEVNULL) for name, *options in commands]
+    commands = [["dask_scheduler", *where, "--port", "0"]] + [
+        ["dask_worker", *where, "--nthreads", "1", "--local-directory", str(tmp_path)]
+    ] * 2
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", f"distributed.cli.{name}", *options],
+            env=environment,
+            cwd=repository,
+            stderr=subprocess.DEVNULL,
+        )
+        for name, *options in commands
+    ]
     try:
         for _ in range(600):
             if address.exists():
@@ -95,14 +117,26 @@ def test_steps_of_all_similarities_are_timed(pairs):
 
 @pytest.fixture
 def made_up():
-    """MINE is better than LNCC in TRE by 0.5 mm in every pair and seed; against Parzen the seeds differ more than the methods."""
+    """MINE is better than LNCC in TRE by 0.5 mm in every pair and seed; against Parzen the seeds differ more than the
+    methods."""
     rows = []
     for similarity, base, wobble in (("MINE", 1.0, 0.01), ("Parzen", 1.05, 0.2), ("LNCC", 1.5, 0.01)):
         for seed in (0, 1, 2):
             for pair in range(8):
                 value = base + wobble * (seed - 1) + 0.1 * pair + 0.001 * ((7 * pair + seed) % 3)
-                rows.append({"similarity": similarity, "loss": "miregnet", "seed": seed, "pair_id": f"p{pair}", "tre_mm": value, "dsc": 0.9,
-                             "asd_mm": 1.0, "folding_percent": 0.0, "sd_log_jacobian": 0.05})
+                rows.append(
+                    {
+                        "similarity": similarity,
+                        "loss": "miregnet",
+                        "seed": seed,
+                        "pair_id": f"p{pair}",
+                        "tre_mm": value,
+                        "dsc": 0.9,
+                        "asd_mm": 1.0,
+                        "folding_percent": 0.0,
+                        "sd_log_jacobian": 0.05,
+                    }
+                )
     return pd.DataFrame(rows)
 
 
@@ -112,13 +146,19 @@ def test_table_2_by_hand(made_up):
     assert table.loc["LNCC", "tre_mm"] == pytest.approx(lncc["tre_mm"].mean())
     assert table.loc["LNCC", "tre_mm_sd_of_seeds"] == pytest.approx(lncc.groupby("seed")["tre_mm"].mean().std())
     assert math.isnan(table.loc["MINE", "tre_mm_p"]) and table.loc["LNCC", "tre_mm_p"] < 1e-6
-    assert table["seeds"].tolist() == [3] * 3 and table["pairs"].tolist() == [8] * 3 and table.loc["LNCC", "seconds_per_step"] == 0.4
+    assert (
+        table["seeds"].tolist() == [3] * 3
+        and table["pairs"].tolist() == [8] * 3
+        and table.loc["LNCC", "seconds_per_step"] == 0.4
+    )
 
 
 def test_the_verdict_is_careful(made_up):
     said = verdict(made_up, pd.Series({"MINE": 0.2, "Parzen": 0.1, "LNCC": 0.4}))
     assert any(s.startswith("TRE/mm, without Dice: MINE 1.35 is better than LNCC 1.85") for s in said)
-    assert any("MINE 1.35 is not told apart from Parzen 1.40" in s for s in said)  # p is tiny, but the seeds differ more
+    assert any(
+        "MINE 1.35 is not told apart from Parzen 1.40" in s for s in said
+    )  # p is tiny, but the seeds differ more
     assert said[-1] == "Seconds per training step, relative to MINE: MINE 1.00, Parzen 0.50, LNCC 2.00."
     worse = verdict(made_up.assign(tre_mm=-made_up["tre_mm"]), pd.Series({"MINE": 0.2, "Parzen": 0.1, "LNCC": 0.4}))
     assert any("MINE -1.35 is worse than LNCC -1.85" in s for s in worse)

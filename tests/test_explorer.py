@@ -14,11 +14,12 @@ import SimpleITK as sitk
 import torch
 from PIL import Image
 
-from mine_reg import itk, transforms
-from mine_reg.explorer import MODES, Explorer3D, RegisteredPair, SliceExplorer, checkerboard
-from mine_reg.pairwise import Result
-from mine_reg.phantom import grid_origin, make_pair
-from mine_reg.register_command import write_result
+from mine_reg.figures.explorer import MODES, Explorer3D, RegisteredPair, SliceExplorer, checkerboard
+from mine_reg.images.geometry import composite_transform, to_image
+from mine_reg.images.transforms import apply_transform
+from mine_reg.pair_tool.files import write_result
+from mine_reg.pair_tool.register import Result
+from mine_reg.synthetic.phantom import grid_origin, make_pair
 
 SIZE, SPACING = (48, 48, 48), 7.0
 NOTEBOOK = Path(__file__).resolve().parents[1] / "notebooks/21_explore.ipynb"
@@ -30,15 +31,24 @@ def folder(tmp_path_factory):
     """A registration by a known field, as `mine-reg register` writes it, and the images that it belongs to."""
     folder, pair = tmp_path_factory.mktemp("registered"), make_pair(SIZE, SPACING, 5)
     names = {"fixed": "int16", "moving": "int16", "fixed_mask": "uint8", "moving_mask": "uint8"}
-    images = {name: itk.to_image(getattr(pair, name), (SPACING,) * 3, grid_origin(SIZE, SPACING), dtype=dtype) for name, dtype in names.items()}
+    images = {
+        name: to_image(getattr(pair, name), (SPACING,) * 3, grid_origin(SIZE, SPACING), dtype=dtype)
+        for name, dtype in names.items()
+    }
     for name, image in images.items():
         sitk.WriteImage(image, str(folder / f"{name}.nii.gz"))
     dvf = torch.zeros(1, 3, *SIZE)
     dvf[:, 0, :, :, 24:] = 1.5  # z, on the left half: no folding, since it does not change along z
-    transform = itk.composite_transform(torch.eye(3, 4)[None], dvf, images["fixed"], images["fixed"])
-    field = sitk.TransformToDisplacementField(transform, sitk.sitkVectorFloat32, images["fixed"].GetSize(), images["fixed"].GetOrigin(),
-                                              images["fixed"].GetSpacing(), images["fixed"].GetDirection())
-    moved = transforms.resample(images["moving"], images["fixed"], transform, label=False)
+    transform = composite_transform(torch.eye(3, 4)[None], dvf, images["fixed"], images["fixed"])
+    field = sitk.TransformToDisplacementField(
+        transform,
+        sitk.sitkVectorFloat32,
+        images["fixed"].GetSize(),
+        images["fixed"].GetOrigin(),
+        images["fixed"].GetSpacing(),
+        images["fixed"].GetDirection(),
+    )
+    moved = apply_transform(images["moving"], images["fixed"], transform, label=False)
     write_result(Result(moved, transform, field, {}), folder)
     (folder / "report.json").write_text(f'{{"fixed": "{folder}/fixed.nii.gz", "moving": "{folder}/moving.nii.gz"}}')
     return folder
@@ -62,7 +72,12 @@ def test_each_control_changes_the_picture(folder):
         seen.add(explorer.picture.value)
     assert len(seen) == len(MODES) - 1  # at blend 0 the first two modes both show the fixed image
     explorer.mode.value = MODES[0]
-    for control, value in ((explorer.blend, 1.0), (explorer.position[0], 20), (explorer.position[2], 15), (explorer.crosshair, False)):
+    for control, value in (
+        (explorer.blend, 1.0),
+        (explorer.position[0], 20),
+        (explorer.position[2], 15),
+        (explorer.crosshair, False),
+    ):
         before = explorer.picture.value
         control.value = value
         assert explorer.picture.value != before
@@ -90,13 +105,26 @@ def test_a_folder_without_a_registration_is_named(tmp_path):
 @pytest.fixture
 def lab(folder, tmp_path):
     """Address of a JupyterLab that serves a copy of the notebook whose parameters name the folder."""
-    text = NOTEBOOK.read_text(encoding="utf-8").replace('folder = \\"scratch/20_register\\"', f'folder = \\"{folder}\\"')
+    text = NOTEBOOK.read_text(encoding="utf-8").replace(
+        'folder = \\"scratch/20_register\\"', f'folder = \\"{folder}\\"'
+    )
     (tmp_path / "explore.ipynb").write_text(text, encoding="utf-8")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", f"--port={port}", "--ServerApp.port_retries=0", "--IdentityProvider.token=t",
-               f"--notebook-dir={tmp_path}", "--allow-root", "--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
+    command = [
+        sys.executable,
+        "-m",
+        "jupyterlab",
+        "--no-browser",
+        f"--port={port}",
+        "--ServerApp.port_retries=0",
+        "--IdentityProvider.token=t",
+        f"--notebook-dir={tmp_path}",
+        "--allow-root",
+        "--LabApp.news_url=None",
+        "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+    ]
     with (tmp_path / "lab.log").open("w") as log, subprocess.Popen(command, stdout=log, stderr=log) as server:
         for _ in range(240):
             time.sleep(0.25)
@@ -108,12 +136,15 @@ def lab(folder, tmp_path):
 
 
 def _open_and_run(page, address: str) -> None:
-    """Open the notebook and Run > Run All Cells; again when nothing has started, as happens on a busy machine when the page is not connected to its kernel yet."""
+    """Open the notebook and Run > Run All Cells; again when nothing has started, as happens on a busy machine when the
+    page is not connected to its kernel yet."""
     from playwright.sync_api import TimeoutError as NothingHappened
 
     for _ in range(4):
         page.goto(address)
-        page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for(timeout=60_000)  # before, Run asks for a kernel
+        page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for(
+            timeout=60_000
+        )  # before, Run asks for a kernel
         page.get_by_role("menuitem", name="Run", exact=True).click()
         page.locator('.lm-Menu-item[data-command="runmenu:run-all"]').click()
         try:
@@ -129,10 +160,21 @@ def test_the_notebook_works_in_jupyterlab_without_a_network(lab, tmp_path):
     from playwright.sync_api import expect, sync_playwright
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox", "--disable-quic", "--disable-background-networking",
-                                                                            "--enable-unsafe-swiftshader", "--use-angle=swiftshader"])
+        browser = playwright.chromium.launch(
+            executable_path=BROWSER,
+            args=[
+                "--no-sandbox",
+                "--disable-quic",
+                "--disable-background-networking",
+                "--enable-unsafe-swiftshader",
+                "--use-angle=swiftshader",
+            ],
+        )
         page, foreign = browser.new_page(viewport={"width": 1300, "height": 2000}), []
-        page.route(lambda url: "127.0.0.1" not in url and not url.startswith(("data:", "blob:")), lambda route: (foreign.append(route.request.url), route.abort()))
+        page.route(
+            lambda url: "127.0.0.1" not in url and not url.startswith(("data:", "blob:")),
+            lambda route: (foreign.append(route.request.url), route.abort()),
+        )
         _open_and_run(page, lab)
         picture = page.locator(".jp-OutputArea img.widget-image")
         expect(picture).to_be_visible(timeout=120_000)
@@ -141,7 +183,11 @@ def test_the_notebook_works_in_jupyterlab_without_a_network(lab, tmp_path):
 
         before = picture.get_attribute("src")
         page.locator("select").filter(has_text="checkerboard").select_option("checkerboard")
-        page.wait_for_function("before => document.querySelector('.jp-OutputArea img.widget-image').src != before", arg=before, timeout=30_000)
+        page.wait_for_function(
+            "before => document.querySelector('.jp-OutputArea img.widget-image').src != before",
+            arg=before,
+            timeout=30_000,
+        )
         time.sleep(3)  # for NiiVue to draw what has arrived
         page.screenshot(path=tmp_path / "explore.png")
         canvas = page.locator(".jp-OutputArea-output canvas").first.screenshot(path=tmp_path / "canvas.png")

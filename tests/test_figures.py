@@ -7,11 +7,11 @@ import pytest
 import torch
 from matplotlib.colors import to_rgb
 
-from mine_reg.figure1 import figure1, trace
-from mine_reg.figures import boxplots, draw_dvf, figure2, figure3, mask_difference, training_curves
-from mine_reg.metrics import METRICS
+from mine_reg.evaluation.metrics import METRICS
+from mine_reg.figures.figure1 import figure1, trace
+from mine_reg.figures.plots import BLUE, ORANGE, View, plot_curves, read_curve, save, show_pair, views_of
+from mine_reg.figures.results import boxplots, draw_dvf, figure2, figure3, mask_difference, training_curves
 from mine_reg.models import AffineNet, DeformNet, StatisticNet
-from mine_reg.plots import BLUE, ORANGE, View, plot_curves, read_curve, save, show_pair, views_of
 
 SIZE = (20, 26, 33)  # odd and even, no cube
 HEAD, FRONT, RIGHT = 17, 4, 6  # a voxel near the head, the chest and the patient's right, on LPS axes

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from mine_reg.estimator import (
+from mine_reg.evaluation.mutual_information import (
     estimate_mutual_information,
     gaussian_mutual_information,
     gaussian_pairs,
@@ -28,15 +28,20 @@ from mine_reg.spatial import grid_points
 @pytest.mark.parametrize("rho", [0.0, 0.5, 0.9, 0.99])
 def test_mine_finds_the_mutual_information_of_gaussians(rho, bound):
     torch.manual_seed(1)
-    value, _ = estimate_mutual_information(lambda n: gaussian_pairs(rho, 1, n), steps=800, batch=4096, learning_rate=1e-2, bound=bound)
+    value, _ = estimate_mutual_information(
+        lambda n: gaussian_pairs(rho, 1, n), steps=800, batch=4096, learning_rate=1e-2, bound=bound
+    )
     assert value == pytest.approx(gaussian_mutual_information(rho), abs=0.03)
 
 
 def test_in_twenty_dimensions_mine_stays_a_lower_bound():
-    """It falls short of 2.9 nats (notebook 03 shows by how much), but must not exceed them, nor find any in independent vectors."""
+    """It falls short of 2.9 nats (notebook 03 shows by how much), but must not exceed them, nor find any in independent
+    vectors."""
     for rho, least in ((0.0, -0.05), (0.5, 1.0)):
         torch.manual_seed(1)
-        value, _ = estimate_mutual_information(lambda n, rho=rho: gaussian_pairs(rho, 20, n), steps=400, batch=4096, learning_rate=5e-3)
+        value, _ = estimate_mutual_information(
+            lambda n, rho=rho: gaussian_pairs(rho, 20, n), steps=400, batch=4096, learning_rate=5e-3
+        )
         assert least < value < gaussian_mutual_information(rho, 20) + 0.05
 
 
@@ -110,7 +115,9 @@ def test_voxels_taken_in_parts_give_the_scores_and_gradients_of_all_at_once(monk
     expected = statistic(moving, fixed, order)
     torch.testing.assert_close((joint, marginal), expected)
     inputs = [moving, *statistic.parameters()]
-    found, known = (torch.autograd.grad(MineLoss()(*both), inputs, retain_graph=True) for both in ((joint, marginal), expected))
+    found, known = (
+        torch.autograd.grad(MineLoss()(*both), inputs, retain_graph=True) for both in ((joint, marginal), expected)
+    )
     torch.testing.assert_close(found, known)
     again = torch.autograd.grad(MineLoss()(joint, marginal), inputs)  # as where the norms of the gradients are measured
     torch.testing.assert_close(again, known)
@@ -141,7 +148,8 @@ def test_centring_penalises_the_log_partition():
 
 
 def test_the_moving_average_replaces_the_batch_in_the_gradient():
-    """Belghazi et al. (2018), eq. 12: the second term's gradient is that of E[e^T] divided by the average over past batches."""
+    """Belghazi et al. (2018), eq. 12: the second term's gradient is that of E[e^T] divided by the average over past
+    batches."""
     loss = MineLoss("dv_ema", centring=0.0, decay=0.5)
     first, second = torch.zeros(1, 4), torch.full((1, 4), math.log(3.0), requires_grad=True)
     loss(torch.zeros(1, 4), first)  # the average begins as the first batch's: 1

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from mine_reg.manifest import ManifestError, read_manifest, read_points, read_scans
+from mine_reg.images.points import read_points
+from mine_reg.pairs.manifest import ManifestError, read_manifest, read_scans
 
 HEADER = "pair_id,fixed,moving,fixed_mask,moving_mask"
 
@@ -16,6 +17,7 @@ def write(tmp_path):
     def write(text, encoding="utf-8"):
         (tmp_path / "m.csv").write_bytes(text.encode(encoding))
         return tmp_path / "m.csv"
+
     return write
 
 
@@ -61,12 +63,17 @@ def test_scans_need_an_image_alone(tmp_path):
     path = tmp_path / "scans.csv"
     path.write_text("scan_id,image,mask\ns1,a.nii,am.nii\ns2,a.nii,\n")
     frame = read_scans(path)
-    assert frame["image"].tolist() == [str(tmp_path / "a.nii")] * 2 and frame["mask"].tolist() == [str(tmp_path / "am.nii"), ""]
+    assert frame["image"].tolist() == [str(tmp_path / "a.nii")] * 2 and frame["mask"].tolist() == [
+        str(tmp_path / "am.nii"),
+        "",
+    ]
     assert frame["subject_id"].tolist() == ["s1", "s2"] and frame["split"].tolist() == ["", ""]
-    for text, message in (("scan_id,mask\ns1,am.nii", "column image is missing"),
-                          ("scan_id,image\ns1,zz.nii", r"row 2 \(scan s1\): image '.*zz.nii' does not exist"),
-                          ("scan_id,image\ns1,a.nii\ns1,a.nii", r"row 3 \(scan s1\): scan_id 's1' is used more than once"),
-                          ("scan_id,image", "lists no scans; give a header and one row per scan")):
+    for text, message in (
+        ("scan_id,mask\ns1,am.nii", "column image is missing"),
+        ("scan_id,image\ns1,zz.nii", r"row 2 \(scan s1\): image '.*zz.nii' does not exist"),
+        ("scan_id,image\ns1,a.nii\ns1,a.nii", r"row 3 \(scan s1\): scan_id 's1' is used more than once"),
+        ("scan_id,image", "lists no scans; give a header and one row per scan"),
+    ):
         path.write_text(text)
         with pytest.raises(ManifestError, match=message):
             read_scans(path)

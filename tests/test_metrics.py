@@ -10,14 +10,7 @@ from monai.metrics import compute_average_surface_distance, compute_hausdorff_di
 from scipy.ndimage import binary_erosion
 from scipy.spatial.distance import cdist
 
-from mine_reg.metrics import (
-    METRICS,
-    evaluate_observer,
-    evaluate_pair,
-    field_metrics,
-    mask_metrics,
-    tre_mm,
-)
+from mine_reg.evaluation.metrics import METRICS, evaluate_observer, evaluate_pair, field_metrics, mask_metrics, tre_mm
 from mine_reg.spatial import grid_points
 
 SIZE, SPACING = (14, 17, 12), (2.5, 0.8, 1.25)
@@ -102,7 +95,9 @@ def test_tre_of_known_maps():
     assert tre_mm(linear_displacement(matrix), fixed, moving, SPACING) == pytest.approx(0, abs=1e-4)
     off = moving + torch.tensor([3.0, 0.0, 4.0])
     expected = math.hypot(3 * SPACING[0], 4 * SPACING[2])
-    assert tre_mm(linear_displacement(matrix), fixed.double(), off.double(), SPACING) == pytest.approx(expected, rel=1e-4)
+    assert tre_mm(linear_displacement(matrix), fixed.double(), off.double(), SPACING) == pytest.approx(
+        expected, rel=1e-4
+    )
     with pytest.raises(ValueError, match="as many fixed as moving points"):
         tre_mm(linear_displacement(matrix), fixed, moving[1:], SPACING)
 

@@ -7,7 +7,7 @@ from mine_reg.losses import total_variation
 from mine_reg.models import POOLED, AffineNet, DeformNet, StatisticNet, local_contrast
 from mine_reg.registration import Registration
 from mine_reg.spatial import compose_affine, compose_dvf, smooth, total_displacement, transform_points, warp
-from mine_reg.weights import load_affinenet, load_deformnet, load_statistic, save_network
+from mine_reg.training.weights import load_affinenet, load_deformnet, load_statistic, save_network
 
 SIZES = [(32, 32, 32), (33, 40, 27), (16, 48, 64), (21, 19, 17)]
 
@@ -45,11 +45,16 @@ def test_an_affine_map_found_on_averaged_images_is_the_same_map_of_the_large_one
     torch.manual_seed(0)
     network, fixed, moving = AffineNet((4, 8), largest_size=16, passes=2).eval(), *torch.rand(2, 1, 1, 64, 16, 40)
     torch.nn.init.normal_(network.parameters_head.weight, std=0.3)
-    large, small = network.register(fixed, moving), network.register(network.averaged_down(fixed), network.averaged_down(moving))
+    large, small = (
+        network.predict(fixed, moving),
+        network.predict(network.averaged_down(fixed), network.averaged_down(moving)),
+    )
     factor = torch.tensor([4.0, 1.0, 2.5])  # the centre of averaged voxel i lies at factor i + (factor - 1) / 2
     points = torch.rand(1, 20, 3) * 15
     expected = transform_points(points, (16, 16, 16), small) * factor + (factor - 1) / 2
-    torch.testing.assert_close(transform_points(points * factor + (factor - 1) / 2, (64, 16, 40), large), expected, rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(
+        transform_points(points * factor + (factor - 1) / 2, (64, 16, 40), large), expected, rtol=1e-4, atol=1e-3
+    )
     assert (large - small).abs().max() > 1e-3
 
 
@@ -66,9 +71,9 @@ def test_each_pass_sees_the_image_moved_so_far_and_its_field_is_composed():
     fixed, moving = torch.rand(2, 1, 1, *size)
     theta = torch.eye(3, 4)[None] + 0.02 * torch.randn(1, 3, 4)
     first = network(fixed, warp(moving, total_displacement(theta, None, size)))
-    torch.testing.assert_close(network.register(fixed, moving, theta, passes=1), first)
+    torch.testing.assert_close(network.predict(fixed, moving, theta, passes=1), first)
     second = network(fixed, warp(moving, total_displacement(theta, first, size)))
-    torch.testing.assert_close(network.register(fixed, moving, theta), compose_dvf(first, second, size))
+    torch.testing.assert_close(network.predict(fixed, moving, theta), compose_dvf(first, second, size))
     assert (first - compose_dvf(first, second, size)).abs().max() > 0.1
 
 
@@ -78,9 +83,9 @@ def test_each_pass_of_affinenet_sees_the_image_moved_so_far():
     torch.nn.init.normal_(network.parameters_head.weight, std=0.3)
     fixed, moving = torch.rand(2, 1, 1, 21, 19, 17)
     first = network(fixed, moving)
-    torch.testing.assert_close(network.register(fixed, moving, passes=1), first)
+    torch.testing.assert_close(network.predict(fixed, moving, passes=1), first)
     second = network(fixed, warp(moving, total_displacement(first, None, (21, 19, 17))))
-    torch.testing.assert_close(network.register(fixed, moving), compose_affine(first, second))
+    torch.testing.assert_close(network.predict(fixed, moving), compose_affine(first, second))
     assert (first - compose_affine(first, second)).abs().max() > 0.01
 
 
@@ -107,7 +112,14 @@ def test_images_of_different_size_are_refused():
 def test_saved_networks_come_back_and_a_missing_one_is_named(tmp_path):
     affinenet, statistic = AffineNet((4, 8), passes=2), StatisticNet(7)
     deformnet = DeformNet((4, 8), first_stride=1, passes=2)
-    affine_settings = {"channels": [4, 8], "largest_size": 96, "passes": 2, "pooling": "moments", "last_norm": True, "coordinates": False}
+    affine_settings = {
+        "channels": [4, 8],
+        "largest_size": 96,
+        "passes": 2,
+        "pooling": "moments",
+        "last_norm": True,
+        "coordinates": False,
+    }
     save_network(affinenet, statistic, {**affine_settings, "epochs": 3}, tmp_path / "a")
     settings = {"channels": [4, 8], "first_stride": 1, "passes": 2, "smoothing": 0.0, "local_contrast": False}
     save_network(deformnet, None, settings, tmp_path / "d")

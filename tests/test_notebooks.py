@@ -7,13 +7,28 @@ import nbformat
 import pytest
 
 NOTEBOOKS = sorted((Path(__file__).resolve().parents[1] / "notebooks").glob("*.ipynb"))
-STEPS = ["data", "preprocess", "mutual_information", "train_affinenet", "train_deformnet", "ants", "evaluate", "statistics",
-         "figures", "ablation", "sweep", "similarities"]
+STEPS = [
+    "data",
+    "preprocess",
+    "mutual_information",
+    "train_affinenet",
+    "train_deformnet",
+    "ants",
+    "evaluate",
+    "statistics",
+    "figures",
+    "ablation",
+    "sweep",
+    "similarities",
+]
 TOOLS = ["20_register", "21_explore"]  # for pairs of one's own, outside the study
 
 
 def test_all_steps_are_there_in_reading_order():
-    assert [path.stem for path in NOTEBOOKS] == [*(f"{number:02d}_{step}" for number, step in enumerate(STEPS, 1)), *TOOLS]
+    assert [path.stem for path in NOTEBOOKS] == [
+        *(f"{number:02d}_{step}" for number, step in enumerate(STEPS, 1)),
+        *TOOLS,
+    ]
 
 
 @pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
@@ -49,6 +64,10 @@ def test_a_step_of_the_study_reads_its_settings(path):
 
 
 def test_cells_are_short(notebook):
-    code = [cell for cell in notebook.cells if cell.cell_type == "code" and "parameters" not in cell.metadata.get("tags", [])]
+    code = [
+        cell
+        for cell in notebook.cells
+        if cell.cell_type == "code" and "parameters" not in cell.metadata.get("tags", [])
+    ]
     long = [cell.source for cell in code if len(cell.source.splitlines()) > 25]
     assert not long, f"more than 25 lines:\n{long}"

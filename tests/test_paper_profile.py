@@ -12,8 +12,19 @@ import pytest
 def run(repository, tmp_path, bare_environment):
 
     def call(*more: str) -> dict:
-        command = [sys.executable, str(repository / "benchmarks/paper_profile.py"), "--size=24", "--profile=smoke", "--pairs", "2", "1", "2",
-                   "--out", str(tmp_path / "out"), *more]
+        command = [
+            sys.executable,
+            str(repository / "benchmarks/paper_profile.py"),
+            "--size=24",
+            "--profile=smoke",
+            "--pairs",
+            "2",
+            "1",
+            "2",
+            "--out",
+            str(tmp_path / "out"),
+            *more,
+        ]
         subprocess.run(command, check=True, cwd=repository, env=bare_environment)
         return json.loads((tmp_path / "out/run.json").read_text())
 
@@ -28,4 +39,7 @@ def test_the_paper_profile_runs_without_itk_and_dvc_and_does_nothing_twice(run, 
     again, changed = run("--epochs", "2", "1"), run("--epochs", "2", "2")
     networks = [name for name in first if name.startswith(("affinenet", "deformnet"))]
     assert len(networks) == 4 and all(again[name] == first[name] for name in networks)
-    assert {name for name in networks if changed[name] != first[name]} == {"deformnet-miregnet", "deformnet-midiceregnet"}
+    assert {name for name in networks if changed[name] != first[name]} == {
+        "deformnet-miregnet",
+        "deformnet-midiceregnet",
+    }

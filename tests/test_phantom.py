@@ -7,8 +7,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from torch.nn.functional import grid_sample
 
-from mine_reg.phantom import Scene, grid_origin, make_pair
-from mine_reg.phantom_shapes import Capsules, draw_capsules, occupancy
+from mine_reg.synthetic.phantom import Scene, grid_origin, make_pair
+from mine_reg.synthetic.shapes import Capsules, draw_capsules, occupancy
 
 SIZE, SPACING = (64, 64, 64), 5.0
 
@@ -32,7 +32,8 @@ def _sample(image, points_xyz, spacing_mm):
 
 
 def test_points_follow_the_images():
-    """Without noise and contrast, corresponding points have equal intensity: up to interpolation, and nothing else has."""
+    """Without noise and contrast, corresponding points have equal intensity: up to interpolation, and nothing else
+    has."""
     pair = make_pair((96, 96, 96), 10 / 3, seed=3, noise=False, contrast=False)
     fixed = _sample(pair.fixed, pair.fixed_points_xyz, 10 / 3)
     moving = _sample(pair.moving, pair.moving_points_xyz, 10 / 3)
@@ -69,8 +70,10 @@ def test_the_diaphragm_moves_and_the_spine_does_not():
     for scene in scenes:
         motion, a = scene.motion, scene.anatomy
         motion.rotation, motion.translation = torch.eye(3), torch.zeros(3)
-        dome, spine, apex = (torch.tensor([p], dtype=torch.float64) for p in
-                             ((-66.0, 0.0, a.dome_z), (0.0, a.spine_y, -60.0), (-48.0, 10.0, a.apex_z - 5)))
+        dome, spine, apex = (
+            torch.tensor([p], dtype=torch.float64)
+            for p in ((-66.0, 0.0, a.dome_z), (0.0, a.spine_y, -60.0), (-48.0, 10.0, a.apex_z - 5))
+        )
         shift = [(motion.at(p) - p).norm().item() for p in (dome, spine, apex)]
         assert shift[0] > 0.5 * abs(motion.diaphragm_mm) - 3
         assert shift[1] < 4 and shift[2] < 5
@@ -124,7 +127,7 @@ def test_same_anatomy_at_any_resolution():
 
 def test_slabs_do_not_show(monkeypatch):
     whole = make_pair((24, 20, 22), 13.0, seed=1)
-    monkeypatch.setattr("mine_reg.phantom._SLAB_VOXELS", 5 * 20 * 22)
+    monkeypatch.setattr("mine_reg.synthetic.phantom._SLAB_VOXELS", 5 * 20 * 22)
     slabs = make_pair((24, 20, 22), 13.0, seed=1)
     for name, value in vars(whole).items():
         if value.is_floating_point():
@@ -144,7 +147,9 @@ def test_capsules_in_patches_equal_brute_force(scene, moved):
     rods = scene.anatomy.arteries_great
     boxes = rods
     if moved:
-        boxes = Capsules(scene.motion.inverse(rods.start).float(), scene.motion.inverse(rods.end).float(), rods.r0, rods.r1)
+        boxes = Capsules(
+            scene.motion.inverse(rods.start).float(), scene.motion.inverse(rods.end).float(), rods.r0, rods.r1
+        )
     drawn = draw_capsules(rods, position, boxes, (axis[0].item(),) * 3, spacing, (0.0, 3.0))
     points = torch.stack(position, -1).reshape(-1, 1, 3)
     along = rods.end - rods.start
@@ -152,7 +157,9 @@ def test_capsules_in_patches_equal_brute_force(scene, moved):
     distance = (points - rods.start - t[..., None] * along).norm(dim=-1)
     for result, extra in zip(drawn, (0.0, 3.0), strict=True):
         radius = torch.lerp(rods.r0, rods.r1, t) + extra
-        expected = occupancy(radius.clamp(min=spacing / 2) - distance, spacing) * (radius / radius.clamp(min=spacing / 2)) ** 2
+        expected = (
+            occupancy(radius.clamp(min=spacing / 2) - distance, spacing) * (radius / radius.clamp(min=spacing / 2)) ** 2
+        )
         torch.testing.assert_close(result.flatten(), expected.amax(1), atol=1e-3, rtol=0)
 
 
@@ -161,7 +168,10 @@ def test_a_thin_vessel_keeps_its_volume():
     for radius in (0.5, 1.0, 3.0):
         rod = Capsules.chain([(-100.0, -7.0, 3.0, radius), (90.0, 21.0, 11.0, radius)])
         axis = (torch.arange(61) - 30) * 5.0
-        grid = tuple(p.contiguous() for p in torch.broadcast_tensors(axis[None, None, :], axis[None, :, None], axis[:, None, None]))
+        grid = tuple(
+            p.contiguous()
+            for p in torch.broadcast_tensors(axis[None, None, :], axis[None, :, None], axis[:, None, None])
+        )
         (drawn,) = draw_capsules(rod, grid, rod, (-150.0,) * 3, 5.0)
         length = (rod.end - rod.start).norm()
         volume = drawn.sum() * 125 / (torch.pi * radius**2 * length)

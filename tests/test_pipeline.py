@@ -15,7 +15,16 @@ ONLY_SHOWS = {stage: {"figures", "plots"} for stage in ("train_affinenet", "trai
 ONLY_SHOWS["data"] = {"metrics", "plots"}
 WITHOUT_EFFECT = {"workers"}  # on results, only on time
 NOT_USED = {"data": {"preprocess.window_hu", "preprocess.start"}}  # it reads the grid of that section
-METHODS = ["none", "inter_observer", "ants", "convexadam", "miregnet_affine", "miregnet", "midiceregnet_affine", "midiceregnet"]
+METHODS = [
+    "none",
+    "inter_observer",
+    "ants",
+    "convexadam",
+    "miregnet_affine",
+    "miregnet",
+    "midiceregnet_affine",
+    "midiceregnet",
+]
 
 
 @pytest.fixture(scope="module")
@@ -26,11 +35,14 @@ def stages(repository) -> dict:
 @pytest.fixture(scope="module")
 def notebook_stages(stages) -> dict:
     """Stage name -> stem of its notebook."""
-    return {name: re.search(r"\.build/(\w+)\.ipynb", stage["cmd"])[1] for name, stage in stages.items() if name != "strip"}
+    return {
+        name: re.search(r"\.build/(\w+)\.ipynb", stage["cmd"])[1] for name, stage in stages.items() if name != "strip"
+    }
 
 
 def imports_of(repository, *notebooks: str) -> set[str]:
-    """The modules of mine_reg that notebooks import, directly or not, without those that only show the reader something."""
+    """The modules of mine_reg that notebooks import, directly or not, without those that only show the reader
+    something."""
     todo, closure = set(), set()
     for notebook in notebooks:
         todo |= imported(code(repository / f"notebooks/{notebook}.ipynb")) - {"figures", "plots"}
@@ -59,7 +71,9 @@ def code(path) -> str:
 
 def test_stages_depend_on_the_modules_they_import(repository, stages, notebook_stages):
     package = ast.parse((repository / "mine_reg/__init__.py").read_text(encoding="utf-8"))
-    at_once = [node for node in package.body if not isinstance(node, ast.FunctionDef)]  # `register` is imported on demand, by no stage
+    at_once = [
+        node for node in package.body if not isinstance(node, ast.FunctionDef)
+    ]  # `register` is imported on demand, by no stage
     assert not imported(ast.unparse(at_once)), "every stage would depend on these"
     for stage, notebook in notebook_stages.items():
         todo, closure = imported(code(repository / f"notebooks/{notebook}.ipynb")) - ONLY_SHOWS.get(stage, set()), set()
@@ -67,8 +81,12 @@ def test_stages_depend_on_the_modules_they_import(repository, stages, notebook_s
         while todo:
             closure.add(module := todo.pop())
             todo |= imported((repository / f"mine_reg/{module}.py").read_text(encoding="utf-8")) - closure
-        listed = {d.removeprefix("mine_reg/").removesuffix(".py") for d in stages[stage]["deps"] if d.startswith("mine_reg/")}
-        assert listed == closure, f"{stage}: missing in dvc.yaml {sorted(closure - listed)}, not imported {sorted(listed - closure)}"
+        listed = {
+            d.removeprefix("mine_reg/").removesuffix(".py") for d in stages[stage]["deps"] if d.startswith("mine_reg/")
+        }
+        assert listed == closure, (
+            f"{stage}: missing in dvc.yaml {sorted(closure - listed)}, not imported {sorted(listed - closure)}"
+        )
 
 
 def test_stages_depend_on_their_stripped_notebook_alone(repository, stages, notebook_stages):
@@ -92,8 +110,12 @@ def test_stages_depend_on_the_numbers_they_read(repository, stages, notebook_sta
             for profile, contents in params["profiles"].items():
                 if section in contents:
                     prefix = f"profiles.${{profile}}.{section}"
-                    assert any(name.startswith(prefix) for name in listed), f"{stage} reads {section} of profile {profile}"
-            read = {f"{section}.{key}" for key in set(params.get(section, {})) - WITHOUT_EFFECT} - NOT_USED.get(stage, set())
+                    assert any(name.startswith(prefix) for name in listed), (
+                        f"{stage} reads {section} of profile {profile}"
+                    )
+            read = {f"{section}.{key}" for key in set(params.get(section, {})) - WITHOUT_EFFECT} - NOT_USED.get(
+                stage, set()
+            )
             assert section in listed or read <= listed, f"{stage} reads {sorted(read - listed)}"
 
 
@@ -105,7 +127,9 @@ def test_experiments_depend_on_their_modules_and_on_the_training_notebooks(repos
     for stage, contents in stages.items():
         used = [re.search(r"\.build/(\w+)\.ipynb", d)[1] for d in contents["deps"] if d.endswith(".ipynb")]
         assert any(used[0] == name and name in contents["cmd"] for name in notebooks) and "05_train_deformnet" in used
-        listed = {d.removeprefix("mine_reg/").removesuffix(".py") for d in contents["deps"] if d.startswith("mine_reg/")}
+        listed = {
+            d.removeprefix("mine_reg/").removesuffix(".py") for d in contents["deps"] if d.startswith("mine_reg/")
+        }
         assert listed == imports_of(repository, *used), stage
         networks = {"deformnet"} | ({"affinenet"} if "04_train_affinenet" in used else set())
         for section in (stage, *networks):
@@ -162,7 +186,9 @@ def test_smoke_run_keeps_figures_and_executed_notebooks(smoke, stages):
     assert {"results/figures/figure1.png", "results/figures/figure2.pdf", "results/figures/figure3.png"} <= set(figures)
     assert all((smoke.folder / figure).stat().st_size > 1000 for figure in figures)
     executed = sorted((smoke.folder / "results/notebooks").glob("*.ipynb"))
-    assert len([path for path in executed if path.name.startswith("0")]) == 11  # nine notebooks, two of them for each loss
+    assert (
+        len([path for path in executed if path.name.startswith("0")]) == 11
+    )  # nine notebooks, two of them for each loss
     for path in executed:
         cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code" and cell.source]
         assert all(cell.execution_count for cell in cells) and any(cell.outputs for cell in cells), path.name
@@ -186,7 +212,9 @@ def test_second_run_has_nothing_to_do(smoke):
     start = time.perf_counter()
     assert "Data and pipelines are up to date." in smoke.run("dvc", "repro").stdout
     print(f"second run: {time.perf_counter() - start:.1f} s")
-    assert not list(smoke.folder.rglob(".gitignore"))  # DVC adds them to git's only for outputs that git does not ignore
+    assert not list(
+        smoke.folder.rglob(".gitignore")
+    )  # DVC adds them to git's only for outputs that git does not ignore
 
 
 @pytest.mark.pipeline

@@ -6,15 +6,23 @@ import pytest
 import SimpleITK as sitk
 from scipy.spatial.transform import Rotation
 
-from mine_reg.itk import voxels_to_points
-from mine_reg.manifest import ManifestError, read_manifest
-from mine_reg.preprocess import draw_split, load_pair, preprocess, read_pairs
+from mine_reg.images.geometry import voxels_to_points
+from mine_reg.pairs.manifest import ManifestError, read_manifest
+from mine_reg.pairs.preprocess import draw_split, preprocess
+from mine_reg.pairs.preprocessed import load_pair, read_pairs
 
 FIXED_GRID = ((50, 44, 40), (3.0, 3.0, 4.0), [5, -10, 3])  # size, spacing, degrees about the axes
 MOVING_GRID = ((40, 52, 44), (4.0, 2.5, 3.5), [-8, 4, 12])
 CENTRE = np.array([30.0, -160.0, 700.0])  # mm, where the body is
-SETTINGS = {"size": [24, 20, 22], "spacing_mm": 6.0, "window_hu": [-1000, 500], "start": "scanner",
-            "split": {"train": 1, "validation": 1, "test": 1}, "seed": 1, "workers": 1}
+SETTINGS = {
+    "size": [24, 20, 22],
+    "spacing_mm": 6.0,
+    "window_hu": [-1000, 500],
+    "start": "scanner",
+    "split": {"train": 1, "validation": 1, "test": 1},
+    "seed": 1,
+    "workers": 1,
+}
 
 
 def grid(size, spacing, degrees, centre=CENTRE):
@@ -47,6 +55,7 @@ def ellipsoid(centre, radii=(35, 30, 40)):
 @pytest.fixture
 def write_pair(tmp_path):
     """Write one pair: the same object seen on two oblique, anisotropic grids; returns its row."""
+
     def write(pair_id, image=ramp, offset=(0.0, 0.0, 0.0), **columns):
         row = {"pair_id": pair_id}
         for name, header in (("fixed", grid(*FIXED_GRID)), ("moving", grid(*MOVING_GRID))):
@@ -57,6 +66,7 @@ def write_pair(tmp_path):
             left_and_right = painted(header, lambda p, s=shift: ellipsoid(CENTRE + s)(p) * (1 + (p[:, 0] > CENTRE[0])))
             sitk.WriteImage(left_and_right, str(tmp_path / row[f"{name}_mask"]))
         return row | columns
+
     return write
 
 
@@ -66,6 +76,7 @@ def run(tmp_path):
         pd.DataFrame(rows).to_csv(tmp_path / "manifest.csv", index=False)
         counts = {"split": {"train": len(rows) - 2, "validation": 1, "test": 1}}
         return preprocess(read_manifest(tmp_path / "manifest.csv"), tmp_path / out, **(SETTINGS | counts | settings))
+
     return run
 
 
@@ -99,6 +110,7 @@ def test_masks_keep_their_volume_and_all_labels_count(write_pair, run, tmp_path)
 def test_outside_of_scan_and_field_of_view_is_air(write_pair, run, tmp_path):
     def scan(points):
         return np.where(ellipsoid(CENTRE, (60, 60, 60))(points), 3000, -3024)
+
     run(*(write_pair(name, scan) for name in "abc"), size=[40, 40, 60])
     pair = load_pair(tmp_path / "out", "a")
     assert pair.fixed[0, 20, 20, 30] == 1 and pair.moving[0, 20, 20, 30] == 1
@@ -124,6 +136,7 @@ def test_start_at_the_centre_of_mass(write_pair, run, tmp_path):
 
     def body(points):
         return np.where(ellipsoid(CENTRE + [5, 0, 0], (45, 40, 50))(points), 40, -1000)
+
     rows = [write_pair(name, body, offset, fixed_points="f.csv", moving_points="m.csv") for name in "abc"]
     with pytest.raises(ValueError, match="pair a: .*a_moving_mask.nrrd has nothing inside the grid .* centre_of_mass"):
         run(*rows)
@@ -137,8 +150,10 @@ def test_start_at_the_centre_of_mass(write_pair, run, tmp_path):
 
 def test_coarser_grids_average_instead_of_picking(write_pair, run, tmp_path):
     """White noise of 100 HU on 3 x 3 x 4 mm: 12 mm voxels hold about 43 of them, so little of it may be left."""
+
     def noise(points):
         return np.random.default_rng(0).normal(-300, 100, len(points))
+
     run(*(write_pair(name, noise) for name in "abc"), spacing_mm=12.0, size=[8, 8, 8])
     inner = load_pair(tmp_path / "out", "a").fixed[0, 2:6, 2:6, 2:6] * 1500 - 1000
     assert inner.mean().item() == pytest.approx(-300, abs=5)
@@ -148,7 +163,10 @@ def test_coarser_grids_average_instead_of_picking(write_pair, run, tmp_path):
 def test_distance_to_the_lungs_comes_from_the_fixed_image_alone(write_pair, run, tmp_path):
     def chest(points):
         """A lung of 4.7 litres, of which the masks know nothing."""
-        return np.where(ellipsoid(CENTRE, (56, 50, 62))(points), np.where(ellipsoid(CENTRE, (44, 42, 52))(points), -850, 40), -1000)
+        return np.where(
+            ellipsoid(CENTRE, (56, 50, 62))(points), np.where(ellipsoid(CENTRE, (44, 42, 52))(points), -850, 40), -1000
+        )
+
     rows = [write_pair(name, chest if name != "c" else ramp) for name in "abc"]
     run(*rows)
     pair = load_pair(tmp_path / "out", "a")
@@ -206,13 +224,16 @@ def test_other_settings_are_not_mixed_with_kept_pairs(write_pair, run, tmp_path)
     assert {tuple(load_pair(tmp_path / "out", name).fixed.shape) for name in "abc"} == {(1, 12, 12, 12)}
 
 
-@pytest.mark.parametrize("setting, message", [
-    ({"size": [64, 64]}, "preprocess.size must be three whole numbers"),
-    ({"size": [64, 64, 0.5]}, "preprocess.size must be three whole numbers"),
-    ({"spacing_mm": 0}, "preprocess.spacing_mm must be above 0"),
-    ({"window_hu": [500, -1000]}, "preprocess.window_hu must be two rising numbers"),
-    ({"start": "somewhere"}, "preprocess.start must be one of scanner, centre_of_mass, not 'somewhere'"),
-])
+@pytest.mark.parametrize(
+    "setting, message",
+    [
+        ({"size": [64, 64]}, "preprocess.size must be three whole numbers"),
+        ({"size": [64, 64, 0.5]}, "preprocess.size must be three whole numbers"),
+        ({"spacing_mm": 0}, "preprocess.spacing_mm must be above 0"),
+        ({"window_hu": [500, -1000]}, "preprocess.window_hu must be two rising numbers"),
+        ({"start": "somewhere"}, "preprocess.start must be one of scanner, centre_of_mass, not 'somewhere'"),
+    ],
+)
 def test_settings_that_make_no_sense(setting, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         preprocess(pd.DataFrame(), tmp_path / "out", **(SETTINGS | setting))
@@ -240,12 +261,18 @@ def test_split_is_random_by_subject_and_repeatable():
     assert split == draw_split(table(subjects), counts, seed=5) != draw_split(table(subjects), counts, seed=6)
 
 
-@pytest.mark.parametrize("counts, message", [
-    ({"train": 2, "validation": 1, "test": 1}, "asks for 2 train . 1 validation . 1 test = 4 pairs, but there are 5"),
-    ({"train": 5, "validation": 0, "test": 0}, "at least one pair to each of train, validation, test"),
-    ({"train": 3, "validation": 1, "test": 1, "dev": 1}, "at least one pair to each of"),
-    ({"train": 3, "validation": 1, "test": 1}, "would tear apart the 4 pairs of subject a"),
-])
+@pytest.mark.parametrize(
+    "counts, message",
+    [
+        (
+            {"train": 2, "validation": 1, "test": 1},
+            "asks for 2 train . 1 validation . 1 test = 4 pairs, but there are 5",
+        ),
+        ({"train": 5, "validation": 0, "test": 0}, "at least one pair to each of train, validation, test"),
+        ({"train": 3, "validation": 1, "test": 1, "dev": 1}, "at least one pair to each of"),
+        ({"train": 3, "validation": 1, "test": 1}, "would tear apart the 4 pairs of subject a"),
+    ],
+)
 def test_split_that_does_not_fit(counts, message):
     with pytest.raises(ValueError, match=message):
         draw_split(table(["a"] * 4 + ["b"]), counts, seed=0)

@@ -12,12 +12,12 @@ import pandas as pd
 import pytest
 import SimpleITK as sitk
 
-from mine_reg.ct import read_clipped
-from mine_reg.itk import read_image
-from mine_reg.lungs import lung_mask
-from mine_reg.manifest import IMAGES, read_manifest, read_scans
-from mine_reg.preprocess import load_pair, preprocess, read_pairs
-from mine_reg.simulate import read_scan, simulate_pair
+from mine_reg.images.ct import lung_mask, read_clipped
+from mine_reg.images.reading import read_image
+from mine_reg.pairs.manifest import IMAGES, read_manifest, read_scans
+from mine_reg.pairs.preprocess import preprocess
+from mine_reg.pairs.preprocessed import load_pair, read_pairs
+from mine_reg.synthetic.scan_pairs import read_scan, simulate_pair
 
 SCANS = ("cip64", "lidc1011", "popi00", "ricord1012")
 
@@ -39,7 +39,10 @@ def manifest(repository, tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def scans(repository, manifest) -> Path:
     """The example table of single CTs, likewise."""
-    table, folder = pd.read_csv(repository / "data_manifests" / "example_scans.csv"), Path(pd.read_csv(manifest)["fixed"][0]).parent
+    table, folder = (
+        pd.read_csv(repository / "data_manifests" / "example_scans.csv"),
+        Path(pd.read_csv(manifest)["fixed"][0]).parent,
+    )
     for name in ("image", "mask"):
         table[name] = [str(folder / Path(path).relative_to("ct")) for path in table[name]]
     path = manifest.parent / "scans.csv"
@@ -50,8 +53,17 @@ def scans(repository, manifest) -> Path:
 @pytest.fixture(scope="module")
 def preprocessed(manifest) -> Path:
     folder = manifest.parent / "preprocessed"
-    preprocess(read_manifest(manifest), folder, size=[32, 32, 32], spacing_mm=10.0, window_hu=[-1000, 500],
-               start="centre_of_mass", split={}, seed=0, workers=1)
+    preprocess(
+        read_manifest(manifest),
+        folder,
+        size=[32, 32, 32],
+        spacing_mm=10.0,
+        window_hu=[-1000, 500],
+        start="centre_of_mass",
+        split={},
+        seed=0,
+        workers=1,
+    )
     return folder
 
 
@@ -93,14 +105,21 @@ def test_bodies_start_on_top_of_each_other(preprocessed):
 
 @pytest.mark.pipeline
 def test_whole_study_runs_on_real_ct(make_study_copy, manifest):
-    study = make_study_copy(profile="smoke", data__source="manifest", data__manifest=str(manifest),
-                            preprocess__start="centre_of_mass", profiles__smoke__estimator__steps=5)
+    study = make_study_copy(
+        profile="smoke",
+        data__source="manifest",
+        data__manifest=str(manifest),
+        preprocess__start="centre_of_mass",
+        profiles__smoke__estimator__steps=5,
+    )
     study.run("dvc", "repro")
     metrics = pd.read_csv(study.folder / "results/metrics.csv")
     assert set(metrics["pair_id"]) == {"lidc1011_ricord1012", "lidc1011_popi00"}
     assert {"none", "ants", "miregnet", "midiceregnet"} <= set(metrics["method"])
     assert np.isfinite(metrics[["dsc", "asd_mm", "hd_mm", "hd95_mm", "folding_percent"]]).all(axis=None)
-    assert metrics["tre_mm"].isna().all() and "inter_observer" not in set(metrics["method"])  # nobody marked these scans
+    assert metrics["tre_mm"].isna().all() and "inter_observer" not in set(
+        metrics["method"]
+    )  # nobody marked these scans
     assert "MIDiceRegNet" in (study.folder / "results/table1.md").read_text(encoding="utf-8")
 
 
@@ -120,7 +139,9 @@ def test_pairs_simulated_from_real_ct(scans):
         blood[row.scan_id] = scan.blood_hu
         pair = simulate_pair(scan, number)
         assert len(pair.fixed_points_xyz) >= 100
-        lungs = [image[mask].median() for image, mask in ((pair.fixed, pair.fixed_mask), (pair.moving, pair.moving_mask))]
+        lungs = [
+            image[mask].median() for image, mask in ((pair.fixed, pair.fixed_mask), (pair.moving, pair.moving_mask))
+        ]
         assert max(lungs) < -600
         assert (pair.fixed_points_xyz - pair.moving_points_xyz).norm(dim=1).max() > 3
     assert max(value for name, value in blood.items() if name != "lidc1011") < 80 and blood["lidc1011"] > 150

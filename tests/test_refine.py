@@ -1,11 +1,12 @@
-"""Instance optimisation: it finds a known displacement, keeps the better answer, never folds, and forgets the last pair."""
+"""Instance optimisation: it finds a known displacement, keeps the better answer, never folds, and forgets the last
+pair."""
 
 import pytest
 import torch
 
 from mine_reg.losses import MineLoss, scores
 from mine_reg.models import StatisticNet
-from mine_reg.refine import refine
+from mine_reg.pair_tool.refine import RefinementSettings, refine
 from mine_reg.spatial import smooth, transform_points, voxel_points, warp
 
 SIZE = (24, 24, 24)
@@ -13,7 +14,8 @@ SIZE = (24, 24, 24)
 
 @pytest.fixture(scope="module")
 def pair():
-    """A textured image and itself displaced by a smooth field of one voxel on average; x -> x + u(x) leads from fixed to moving."""
+    """A textured image and itself displaced by a smooth field of one voxel on average; x -> x + u(x) leads from fixed
+    to moving."""
     generator = torch.Generator().manual_seed(0)
     image = smooth(torch.rand(1, 1, *SIZE, generator=generator), 1.5)
     image = (image - image.min()) / (image.max() - image.min())
@@ -43,10 +45,19 @@ def error(theta, dvf, field) -> float:
     return float((transform_points(points, SIZE, theta, dvf) - truth).norm(dim=-1).mean())
 
 
-def run(pair, statistic, steps, **options):
+def run(pair, statistic, steps, watch=None, **options):
     fixed, moving, _ = pair
     start = torch.eye(3, 4)[None], torch.zeros(1, 3, 12, 12, 12)
-    return refine(fixed, moving, *start, statistic, torch.ones(SIZE, dtype=torch.bool), steps, **{"mu": 1.0, "samples": 8000, "rate": 0.05, **options})
+    return refine(
+        fixed,
+        moving,
+        *start,
+        statistic,
+        torch.ones(SIZE, dtype=torch.bool),
+        steps,
+        RefinementSettings(**{"mu": 1.0, "samples": 8000, "rate": 0.05, **options}),
+        watch,
+    )
 
 
 def test_it_finds_a_known_displacement_and_says_what_it_did(pair, statistic):

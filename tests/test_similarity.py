@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from mine_reg.estimator import histogram_mutual_information
+from mine_reg.evaluation.mutual_information import histogram_mutual_information
 from mine_reg.models import StatisticNet, local_contrast
-from mine_reg.similarity import Lncc, Mine, Parzen
 from mine_reg.spatial import grid_points, voxel_points
+from mine_reg.training.similarity import Lncc, Mine, Parzen
 
 SIZE = (12, 13, 14)
 
@@ -61,7 +61,8 @@ def test_only_chosen_voxels_count():
 
 
 def test_local_contrast_is_sampled_like_the_image():
-    """T that answers with the contrast of the moved voxel alone: shifting image and transform against each other changes nothing."""
+    """T that answers with the contrast of the moved voxel alone: shifting image and transform against each other
+    changes nothing."""
     torch.manual_seed(0)
     image = torch.rand(1, 1, 20, 20, 30)
     chosen = torch.tensor([[7 * 600 + 9 * 30 + 12, 9 * 600 + 9 * 30 + 14]])
@@ -85,5 +86,8 @@ def test_mine_reports_what_the_estimate_rests_on():
     torch.manual_seed(0)
     loss, seen = Mine(StatisticNet(8))(smooth_image(0), smooth_image(0), all_voxels(), lambda x: x)
     assert set(seen) == {"mine", "log_partition", "t_joint", "t_marginal", "ess"}
-    assert seen["mine"] == pytest.approx((seen["t_joint"] - seen["log_partition"]).item(), abs=1e-6) and 0 < seen["ess"] <= 1
+    assert (
+        seen["mine"] == pytest.approx((seen["t_joint"] - seen["log_partition"]).item(), abs=1e-6)
+        and 0 < seen["ess"] <= 1
+    )
     assert loss.item() == pytest.approx((0.01 * seen["log_partition"] ** 2 - seen["mine"]).item(), abs=1e-6)

@@ -59,7 +59,9 @@ def test_affine_maps_agree_with_torch():
 def test_resampling_at_once_is_warping_by_the_total_displacement(coarse):
     theta, image = torch.eye(3, 4)[None] + 0.1 * torch.randn(2, 3, 4), torch.rand(2, 1, *SIZE)
     dvf = None if coarse is None else torch.randn(2, 3, *coarse)
-    torch.testing.assert_close(resample(image, theta, dvf), warp(image, total_displacement(theta, dvf, SIZE)), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        resample(image, theta, dvf), warp(image, total_displacement(theta, dvf, SIZE)), rtol=1e-4, atol=1e-4
+    )
 
 
 def test_a_quarter_turn_in_the_axial_plane():
@@ -125,7 +127,9 @@ def test_jacobian_of_an_affine_map_is_its_determinant():
     displacement = (points @ matrix.T - points).transpose(1, 2).reshape(1, 3, *SIZE)
     determinant = jacobian_determinant(displacement)
     assert determinant.shape == (1, 5, 7, 10)
-    torch.testing.assert_close(determinant, torch.full_like(determinant, torch.linalg.det(matrix).item()), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        determinant, torch.full_like(determinant, torch.linalg.det(matrix).item()), rtol=1e-4, atol=1e-4
+    )
 
 
 def test_a_mirrored_axis_counts_as_folded():

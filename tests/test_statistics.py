@@ -8,24 +8,10 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from mine_reg.metrics import METRICS
-from mine_reg.paper import TABLE1
-from mine_reg.statistics import (
-    ACCURACY,
-    COMPARED,
-    METHODS,
-    ROWS,
-    caption,
-    extended_table,
-    findings,
-    holm,
-    latex,
-    markdown,
-    paired_tests,
-    stars,
-    table1,
-    write_table1,
-)
+from mine_reg.evaluation.metrics import METRICS
+from mine_reg.evaluation.paper import TABLE1
+from mine_reg.evaluation.statistics import ACCURACY, COMPARED, METHODS, ROWS, holm, paired_tests, stars
+from mine_reg.evaluation.tables import caption, extended_table, findings, latex, markdown, table1, write_table1
 
 MEANS = {  # DSC and TRE disagree about MIDiceRegNet and ANTs
     "none": {"dsc": 0.90, "tre_mm": 8.0},
@@ -203,8 +189,12 @@ def test_markdown_and_latex(metrics, runtime, tmp_path):
 def test_findings_are_computed(metrics, runtime):
     tests = paired_tests(metrics)
     said = "\n".join(findings(table1(metrics, runtime, tests), tests))
-    assert re.search(r"Affine maps alone, DSC and TRE: MIRegNet, AffineNet alone 0\.92\d and 3\.\d\d mm; MIDiceRegNet, AffineNet alone 0\.94\d and .* mm; "
-                     r"ANTs, affine part 0\.93\d and [23]\.\d\d mm\.", said)
+    assert re.search(
+        r"Affine maps alone, DSC and TRE: MIRegNet, AffineNet alone 0\.92\d and 3\.\d\d mm; "
+        r"MIDiceRegNet, AffineNet alone 0\.94\d and .* mm; "
+        r"ANTs, affine part 0\.93\d and [23]\.\d\d mm\.",
+        said,
+    )
     assert "DSC: MIDiceRegNet first at 0.97" in said and "TRE/mm: MIRegNet first at 1." in said
     assert "TRE contradicts DSC: MIDiceRegNet overlaps better than ANTs" in said
     assert "MIRegNet overlaps better than ANTs (0" not in said.replace("MIDiceRegNet overlaps", "")

@@ -1,4 +1,5 @@
-"""Training: augmentation, composition of affine maps, learning on tiny pairs, restart, refusal of data that cannot train."""
+"""Training: augmentation, composition of affine maps, learning on tiny pairs, restart, refusal of data that cannot
+train."""
 
 import math
 import shutil
@@ -9,20 +10,14 @@ import pandas as pd
 import pytest
 import torch
 
-from mine_reg.fitting import fit
 from mine_reg.models import AffineNet, StatisticNet
-from mine_reg.pair_data import PairDataset, folder_data
+from mine_reg.settings import settings
 from mine_reg.spatial import affine_points, compose_affine, grid_points
-from mine_reg.study import settings
-from mine_reg.training import (
-    DISTANCE,
-    AffineTraining,
-    DeformTraining,
-    augment,
-    random_affine,
-    shift_and_flip,
-)
-from mine_reg.weights import load_affinenet, load_deformnet, load_statistic
+from mine_reg.training.augmentation import DISTANCE, augment, random_affine, shift_and_flip
+from mine_reg.training.datasets import PairDataset, folder_data
+from mine_reg.training.fit import fit
+from mine_reg.training.modules import AffineTraining, DeformTraining
+from mine_reg.training.weights import load_affinenet, load_deformnet, load_statistic
 
 
 def test_a_shift_pads_with_air_and_crops():
@@ -45,8 +40,12 @@ def test_composition_of_affine_maps_is_composition_of_functions():
     torch.manual_seed(0)
     outer, inner = random_affine(2, 20, 0.2, 0.2), random_affine(2, 20, 0.2, 0.2)
     points, size = grid_points((5, 6, 7)).expand(2, -1, -1), (5, 6, 7)
-    torch.testing.assert_close(affine_points(compose_affine(outer, inner), points, size),
-                               affine_points(outer, affine_points(inner, points, size), size), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        affine_points(compose_affine(outer, inner), points, size),
+        affine_points(outer, affine_points(inner, points, size), size),
+        rtol=1e-4,
+        atol=1e-4,
+    )
 
 
 def test_random_affine_without_limits_is_the_identity():
@@ -69,7 +68,9 @@ def test_voxels_are_drawn_once_each_and_near_the_lungs(region_mm):
     assert chosen.shape == (2, 40) and all(len(row.unique()) == 40 for row in chosen)
     drawn = distance.flatten(1).gather(1, chosen)
     assert (drawn.max() <= 10) == (region_mm == 10)
-    assert module.draw_voxels({DISTANCE: distance}, 10**6).shape[1] == (210 if region_mm == math.inf else (distance.flatten(1) <= 10).sum(1).min())
+    assert module.draw_voxels({DISTANCE: distance}, 10**6).shape[1] == (
+        210 if region_mm == math.inf else (distance.flatten(1) <= 10).sum(1).min()
+    )
 
 
 def test_the_loss_of_a_pair_is_that_of_its_voxels():
@@ -79,7 +80,12 @@ def test_the_loss_of_a_pair_is_that_of_its_voxels():
     module = DeformTraining(cfg, AffineNet((4, 8)), None)
     module.log_dict = lambda *_args, **_how: None
     volume = torch.rand(2, 1, 5, 6, 7)
-    batch = {"fixed": volume, "moving": volume, "fixed_mask": (volume > 0.5).float(), "moving_mask": (volume > 0.5).float()}
+    batch = {
+        "fixed": volume,
+        "moving": volume,
+        "fixed_mask": (volume > 0.5).float(),
+        "moving_mask": (volume > 0.5).float(),
+    }
     chosen = torch.stack([torch.randperm(210)[:100] for _ in range(2)])
     slope = 0.1 * grid_points((5, 6, 7))[..., 2].view(1, 1, 5, 6, 7) * torch.tensor([0.0, 0, 1]).view(1, 3, 1, 1, 1)
     _, log = module.loss_terms(batch, torch.eye(3, 4).expand(2, -1, -1), torch.zeros(2, 3, 5, 6, 7), chosen)
@@ -87,13 +93,28 @@ def test_the_loss_of_a_pair_is_that_of_its_voxels():
     terms, log = module.loss_terms(batch, torch.eye(3, 4).expand(2, -1, -1), slope.expand(2, -1, -1, -1, -1), chosen)
     assert set(terms) == {"mine", "dice", "tv"} and log["dice"] < 1
     assert terms["tv"].item() == pytest.approx(5 * 0.01, rel=1e-3)
-    assert terms["dice"].item() == pytest.approx(-3 * log["dice"].item()) and terms["mine"].item() == pytest.approx(-2 * log["mine"].item(), abs=1e-5)
+    assert terms["dice"].item() == pytest.approx(-3 * log["dice"].item()) and terms["mine"].item() == pytest.approx(
+        -2 * log["mine"].item(), abs=1e-5
+    )
 
 
 def test_an_affinenet_trained_with_random_maps_is_chosen_by_pairs_moved_by_such_maps(pairs, tmp_path):
-    train(AffineTraining, small("affinenet", random_affine={"degrees": 10.0, "translation": 0.1, "scale": 0.1}), pairs, tmp_path / "far")
-    train(AffineTraining, small("affinenet", random_affine={"degrees": 0.0, "translation": 0.0, "scale": 0.0}), pairs, tmp_path / "near")
-    near, far = (pd.read_csv(next((tmp_path / "far/curves").rglob(f"val/{name}.tsv")), sep="\t")[name] for name in ("dsc", "far_dsc"))
+    train(
+        AffineTraining,
+        small("affinenet", random_affine={"degrees": 10.0, "translation": 0.1, "scale": 0.1}),
+        pairs,
+        tmp_path / "far",
+    )
+    train(
+        AffineTraining,
+        small("affinenet", random_affine={"degrees": 0.0, "translation": 0.0, "scale": 0.0}),
+        pairs,
+        tmp_path / "near",
+    )
+    near, far = (
+        pd.read_csv(next((tmp_path / "far/curves").rglob(f"val/{name}.tsv")), sep="\t")[name]
+        for name in ("dsc", "far_dsc")
+    )
     assert (far < near).all()  # an untrained network undoes nothing
     assert len(list((tmp_path / "far/curves").rglob("val/far_loss.tsv"))) == 1
     assert not list((tmp_path / "near/curves").rglob("val/far_dsc.tsv"))
@@ -105,17 +126,22 @@ def test_deformnet_sees_a_part_of_affinenets_map_as_often_as_asked(chance):
     module = DeformTraining(small("deformnet", partial_affine=chance), AffineNet((4, 8)), None)
     theta = random_affine(200, 15, 0.2, 0.1)
     ratio = (module.part_of(theta) - torch.eye(3, 4)) / (theta - torch.eye(3, 4))
-    torch.testing.assert_close(ratio, ratio[:, :1, :1].expand_as(ratio), rtol=0, atol=2e-3)  # one factor for the whole map
+    torch.testing.assert_close(
+        ratio, ratio[:, :1, :1].expand_as(ratio), rtol=0, atol=2e-3
+    )  # one factor for the whole map
     t = ratio[:, 0, 3]
     assert ((t > -1e-5) & (t < 1 + 1e-5)).all()
     assert ((t - 1).abs() > 1e-4).float().mean().item() == pytest.approx(chance, abs=0.08)
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"similarity": "ssd"}, "unknown similarity 'ssd'; choose from mine, parzen, lncc"),
-    ({"descriptor": "sift"}, "unknown descriptor 'sift'; choose from intensity, local_contrast"),
-    ({"bound": "nwj"}, "unknown bound 'nwj'"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"similarity": "ssd"}, "unknown similarity 'ssd'; choose from mine, parzen, lncc"),
+        ({"descriptor": "sift"}, "unknown descriptor 'sift'; choose from intensity, local_contrast"),
+        ({"bound": "nwj"}, "unknown bound 'nwj'"),
+    ],
+)
 def test_an_unknown_name_is_answered_with_those_known(change, message):
     with pytest.raises(ValueError, match=message):
         AffineTraining(small("affinenet", **change))
@@ -141,10 +167,17 @@ def train(module_class, cfg, pairs, folder, *args) -> dict:
     return fit(module_class(cfg, *args), folder_data(cfg, pairs), folder / "out", folder / "work", folder / "curves")
 
 
-@pytest.mark.parametrize(("loss", "changes"), [
-    ("miregnet", {}), ("midiceregnet", {}), ("miregnet", {"similarity": "parzen"}), ("midiceregnet", {"similarity": "lncc"}),
-    ("miregnet", {"bound": "jsd", "descriptor": "intensity"}), ("miregnet", {"bound": "dv_ema", "precision": "bf16-mixed"}),
-])
+@pytest.mark.parametrize(
+    ("loss", "changes"),
+    [
+        ("miregnet", {}),
+        ("midiceregnet", {}),
+        ("miregnet", {"similarity": "parzen"}),
+        ("midiceregnet", {"similarity": "lncc"}),
+        ("miregnet", {"bound": "jsd", "descriptor": "intensity"}),
+        ("miregnet", {"bound": "dv_ema", "precision": "bf16-mixed"}),
+    ],
+)
 def test_both_networks_train_and_load(pairs, tmp_path, loss, changes):
     result = train(AffineTraining, small("affinenet", loss=loss, **changes), pairs, tmp_path / "a")
     assert math.isfinite(result["val_loss"]) and result["skipped_steps"] == 0
@@ -158,7 +191,9 @@ def test_both_networks_train_and_load(pairs, tmp_path, loss, changes):
     if similarity == "mine":
         assert {"t_joint", "t_marginal", "log_partition", "ess", "parzen"} <= logged
     gradients = {name for name in logged if name.startswith("gradient")}
-    assert gradients == {f"gradient_{term}" for term in ({similarity, "tv"} | ({"dice"} if loss == "midiceregnet" else set()))}
+    assert gradients == {
+        f"gradient_{term}" for term in ({similarity, "tv"} | ({"dice"} if loss == "midiceregnet" else set()))
+    }
     curve = pd.read_csv(next((tmp_path / "d/curves").rglob("val/dsc.tsv")), sep="\t")
     assert len(curve) == 2  # one row for each of two epochs
     assert not any((tmp_path / "d/work").iterdir())  # checkpoints go when the training is complete
@@ -194,7 +229,9 @@ def test_an_interrupted_training_ends_with_the_weights_of_an_uninterrupted_one(p
     whole, parts = (load_affinenet(tmp_path / name / "out").state_dict() for name in ("whole", "parts"))
     for name, value in whole.items():
         torch.testing.assert_close(parts[name], value, rtol=0, atol=0)
-    curves = [pd.read_csv(next((tmp_path / name / "curves").rglob("val/mine.tsv")), sep="\t") for name in ("whole", "parts")]
+    curves = [
+        pd.read_csv(next((tmp_path / name / "curves").rglob("val/mine.tsv")), sep="\t") for name in ("whole", "parts")
+    ]
     pd.testing.assert_frame_equal(*curves, check_exact=True)  # every validation, also those after the interruption
 
 
@@ -210,7 +247,12 @@ def test_steps_with_gradients_that_are_not_finite_are_skipped_and_counted(pairs,
 
 
 def test_training_ends_early_when_validation_no_longer_improves(pairs, tmp_path):
-    train(AffineTraining, small("affinenet", epochs=8, patience=1, learning_rate=0.0, similarity="parzen"), pairs, tmp_path)
+    train(
+        AffineTraining,
+        small("affinenet", epochs=8, patience=1, learning_rate=0.0, similarity="parzen"),
+        pairs,
+        tmp_path,
+    )
     curve = pd.read_csv(next((tmp_path / "curves").rglob("val/dsc.tsv")), sep="\t")
     assert len(curve) == 2  # the second validation was no better than the first
 

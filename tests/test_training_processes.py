@@ -12,15 +12,23 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from mine_reg.fitting import fit
-from mine_reg.pair_data import folder_data
-from mine_reg.preprocess import load_pair, read_pairs
-from mine_reg.study import settings
-from mine_reg.training import AffineTraining
-from mine_reg.weights import load_affinenet, load_deformnet
+from mine_reg.pairs.preprocessed import load_pair, read_pairs
+from mine_reg.settings import settings
+from mine_reg.training.datasets import folder_data
+from mine_reg.training.fit import fit
+from mine_reg.training.modules import AffineTraining
+from mine_reg.training.weights import load_affinenet, load_deformnet
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
-SMALL = {"epochs": 6, "batch_size": 1, "samples": 2048, "validate_every": 1, "channels": [4, 8], "warmup_steps": 2, "accelerator": "cpu"}
+SMALL = {
+    "epochs": 6,
+    "batch_size": 1,
+    "samples": 2048,
+    "validate_every": 1,
+    "channels": [4, 8],
+    "warmup_steps": 2,
+    "accelerator": "cpu",
+}
 
 
 @pytest.fixture(scope="module")
@@ -30,20 +38,39 @@ def pairs(make_small_pairs):
 
 def command(network: str, pairs: Path, out: Path, *more: str, **changes) -> list[str]:
     assignments = [f"--set={name}={json.dumps(value)}" for name, value in {**SMALL, **changes}.items()]
-    return [sys.executable, "-m", "mine_reg.cli", "train", network, "--profile=smoke", f"--pairs={pairs}", f"--out={out}", *more, *assignments]
+    return [
+        sys.executable,
+        "-m",
+        "mine_reg.cli",
+        "train",
+        network,
+        "--profile=smoke",
+        f"--pairs={pairs}",
+        f"--out={out}",
+        *more,
+        *assignments,
+    ]
 
 
 def test_a_training_killed_again_and_again_ends_with_the_weights_of_an_uninterrupted_one(pairs, tmp_path, repository):
-    subprocess.run(command("affinenet", pairs, tmp_path / "whole", epochs=12), check=True, env=ENVIRONMENT, cwd=repository)
+    subprocess.run(
+        command("affinenet", pairs, tmp_path / "whole", epochs=12), check=True, env=ENVIRONMENT, cwd=repository
+    )
     checkpoints = repository / "scratch/checkpoints/affinenet"
     before = set(checkpoints.glob("*"))
 
     def newest_checkpoint() -> list[int]:
-        return [path.stat().st_mtime_ns for folder in set(checkpoints.glob("*")) - before for path in folder.glob("last.ckpt")]
+        return [
+            path.stat().st_mtime_ns
+            for folder in set(checkpoints.glob("*")) - before
+            for path in folder.glob("last.ckpt")
+        ]
 
     for attempt in range(5):
         mark = newest_checkpoint()
-        process = subprocess.Popen(command("affinenet", pairs, tmp_path / "parts", epochs=12), env=ENVIRONMENT, cwd=repository)
+        process = subprocess.Popen(
+            command("affinenet", pairs, tmp_path / "parts", epochs=12), env=ENVIRONMENT, cwd=repository
+        )
         while process.poll() is None and attempt < 4:  # the last one may finish
             if newest_checkpoint() not in ([], mark):  # further than the last attempt, and then at no particular moment
                 time.sleep(0.037 * attempt)
@@ -58,24 +85,47 @@ def test_a_training_killed_again_and_again_ends_with_the_weights_of_an_uninterru
     for path in (tmp_path / "parts/curves").rglob("metrics/*/*.tsv"):  # not epoch.tsv, which repeats itself
         rows = path.read_text().splitlines()
         assert len(set(rows)) == len(rows)
-        assert set(rows) <= set((tmp_path / "whole/curves" / path.relative_to(tmp_path / "parts/curves")).read_text().splitlines())
+        assert set(rows) <= set(
+            (tmp_path / "whole/curves" / path.relative_to(tmp_path / "parts/curves")).read_text().splitlines()
+        )
     assert set(checkpoints.glob("*")) == before  # nothing is left behind
 
 
 def test_two_processes_share_the_pairs_and_stay_one_network(pairs, tmp_path):
-    cfg = {**vars(settings("affinenet", profile="smoke")), **SMALL, "epochs": 2, "shift_voxels": 0, "flip_axes": [], "devices": 2}
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(Path(__file__).with_name("ddp_worker.py"))]
+    cfg = {
+        **vars(settings("affinenet", profile="smoke")),
+        **SMALL,
+        "epochs": 2,
+        "shift_voxels": 0,
+        "flip_axes": [],
+        "devices": 2,
+    }
+    torchrun = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=2",
+        str(Path(__file__).with_name("ddp_worker.py")),
+    ]
     subprocess.run([*torchrun, json.dumps(cfg), str(pairs), str(tmp_path)], check=True, env=ENVIRONMENT)
     first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1))
 
     assert first["world"] == second["world"] == 2
     for name in ("gradients", "parameters", "metrics", "result"):
         assert first[name] == second[name], name
-    assert len(first["parameters"]) == 4 and len(set(first["parameters"])) == 4  # four pairs, two at once, two epochs; each step learns
-    sums = {split: sorted(float(load_pair(pairs, i).fixed.double().sum()) for i in read_pairs(pairs, split)["pair_id"])
-            for split in ("train", "validation")}
+    assert (
+        len(first["parameters"]) == 4 and len(set(first["parameters"])) == 4
+    )  # four pairs, two at once, two epochs; each step learns
+    sums = {
+        split: sorted(float(load_pair(pairs, i).fixed.double().sum()) for i in read_pairs(pairs, split)["pair_id"])
+        for split in ("train", "validation")
+    }
     for epoch in range(2):
-        assert sorted(first["pairs"][2 * epoch : 2 * epoch + 2] + second["pairs"][2 * epoch : 2 * epoch + 2]) == sums["train"]
+        assert (
+            sorted(first["pairs"][2 * epoch : 2 * epoch + 2] + second["pairs"][2 * epoch : 2 * epoch + 2])
+            == sums["train"]
+        )
     assert sorted(first["validated"] + second["validated"]) == sorted(2 * sums["validation"])
 
     # one process with the weights that the two left measures what they logged, over an uneven number of pairs
@@ -94,25 +144,42 @@ def test_two_processes_share_the_pairs_and_stay_one_network(pairs, tmp_path):
 
 
 def test_both_networks_train_from_the_command_line(pairs, tmp_path, repository):
-    done = subprocess.run(command("affinenet", pairs, tmp_path / "a", epochs=1), check=True, env=ENVIRONMENT, cwd=repository,
-                          encoding="utf-8", stdout=subprocess.PIPE)
+    done = subprocess.run(
+        command("affinenet", pairs, tmp_path / "a", epochs=1),
+        check=True,
+        env=ENVIRONMENT,
+        cwd=repository,
+        encoding="utf-8",
+        stdout=subprocess.PIPE,
+    )
     assert f"{tmp_path / 'a'} holds the trained affinenet: validation loss " in done.stdout
     below = f"--affinenet={tmp_path / 'a'}"
-    subprocess.run(command("deformnet", pairs, tmp_path / "d", below, epochs=1), check=True, env=ENVIRONMENT, cwd=repository)
+    subprocess.run(
+        command("deformnet", pairs, tmp_path / "d", below, epochs=1), check=True, env=ENVIRONMENT, cwd=repository
+    )
     load_deformnet(tmp_path / "d")
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    (["rigidnet"], "unknown network 'rigidnet'; choose affinenet or deformnet"),
-    (["deformnet"], "a DeformNet needs the folder of a trained AffineNet: add --affinenet FOLDER"),
-    (["affinenet", "--set", "epochs"], "--set epochs: write NAME=VALUE"),
-    (["affinenet", "--set", "epoch=3"], "unknown setting epoch for affinenet"),
-    (["affinenet", "--set", "loss=dice"], "unknown loss 'dice' for affinenet; choose from miregnet, midiceregnet"),
-    (["affinenet", "--pairs", "nowhere"], "nowhere holds no preprocessed pairs (pairs.csv is missing)"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["rigidnet"], "unknown network 'rigidnet'; choose affinenet or deformnet"),
+        (["deformnet"], "a DeformNet needs the folder of a trained AffineNet: add --affinenet FOLDER"),
+        (["affinenet", "--set", "epochs"], "--set epochs: write NAME=VALUE"),
+        (["affinenet", "--set", "epoch=3"], "unknown setting epoch for affinenet"),
+        (["affinenet", "--set", "loss=dice"], "unknown loss 'dice' for affinenet; choose from miregnet, midiceregnet"),
+        (["affinenet", "--pairs", "nowhere"], "nowhere holds no preprocessed pairs (pairs.csv is missing)"),
+    ],
+)
 def test_a_wrong_command_is_answered_with_a_sentence(pairs, tmp_path, repository, arguments, message):
     where = [] if "--pairs" in arguments else ["--pairs", str(pairs)]
-    done = subprocess.run([sys.executable, "-m", "mine_reg.cli", "train", *arguments, *where, "--out", str(tmp_path / "out")],
-                          env=ENVIRONMENT, cwd=repository, encoding="utf-8", stderr=subprocess.PIPE, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "mine_reg.cli", "train", *arguments, *where, "--out", str(tmp_path / "out")],
+        env=ENVIRONMENT,
+        cwd=repository,
+        encoding="utf-8",
+        stderr=subprocess.PIPE,
+        check=False,
+    )
     assert done.returncode == 1 and message in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "out").exists()

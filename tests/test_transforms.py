@@ -1,4 +1,5 @@
-"""Transforms in files: SimpleITK, ANTs and Learn2Reg's convention give the same as the transform itself, on oblique anisotropic grids."""
+"""Transforms in files: SimpleITK, ANTs and Learn2Reg's convention give the same as the transform itself, on oblique
+anisotropic grids."""
 
 import ants
 import numpy as np
@@ -9,7 +10,23 @@ import torch
 from scipy.ndimage import gaussian_filter, map_coordinates
 from scipy.spatial.transform import Rotation
 
-from mine_reg import itk, transforms
+from mine_reg.images.geometry import composite_transform, same_grid, to_image, voxels_to_points
+from mine_reg.images.transforms import (
+    ANTS_AFFINE,
+    ANTS_INVERSE_WARP,
+    ANTS_WARP,
+    INVERSE_FILE,
+    ITK_FILE,
+    LEARN2REG_FILE,
+    apply_transform,
+    inverse_error,
+    inverted,
+    map_points,
+    read_transform,
+    write_inverse,
+    write_learn2reg,
+    write_transform,
+)
 
 POINTS = 200
 
@@ -32,8 +49,7 @@ def moving() -> sitk.Image:
     """A smooth image, of which linear interpolation loses little, on another grid."""
     image = grid((40, 36, 30), (1.8, 2.2, 2.6), 2)
     values = gaussian_filter(np.random.default_rng(3).standard_normal(image.GetSize()[::-1]), 3).astype(np.float32)
-    moving = itk.to_image(1000 * values / values.std(), image.GetSpacing(), image.GetOrigin(), image.GetDirection())
-    return moving
+    return to_image(1000 * values / values.std(), image.GetSpacing(), image.GetOrigin(), image.GetDirection())
 
 
 @pytest.fixture(scope="module")
@@ -42,20 +58,20 @@ def transform(fixed, moving) -> sitk.CompositeTransform:
     field = gaussian_filter(np.random.default_rng(4).standard_normal((3, *fixed.GetSize()[::-1])), (0, 4, 4, 4))
     dvf = torch.from_numpy(1.5 * field / np.abs(field).max()).float()[None]
     theta = torch.eye(3, 4)[None] + 0.02 * torch.randn(1, 3, 4, generator=torch.Generator().manual_seed(5))
-    return itk.composite_transform(theta, dvf, fixed, moving)
+    return composite_transform(theta, dvf, fixed, moving)
 
 
 @pytest.fixture
 def inside(fixed) -> np.ndarray:
     voxels = np.random.default_rng(6).uniform(0.15, 0.85, (POINTS, 3)) * (np.array(fixed.GetSize()[::-1]) - 1)
-    return itk.voxels_to_points(voxels, fixed).numpy()
+    return voxels_to_points(voxels, fixed).numpy()
 
 
 @pytest.fixture
 def folder(transform, fixed, moving, tmp_path):
-    transforms.write_transform(transform, tmp_path)
-    transforms.write_inverse(transform, tmp_path)
-    transforms.write_learn2reg(transform, fixed, moving, tmp_path / transforms.LEARN2REG_FILE)
+    write_transform(transform, tmp_path)
+    write_inverse(transform, tmp_path)
+    write_learn2reg(transform, fixed, moving, tmp_path / LEARN2REG_FILE)
     return tmp_path
 
 
@@ -69,19 +85,19 @@ def in_ants(image: sitk.Image, path):
 
 
 def test_points_map_alike_in_itk_and_ants(transform, folder, inside):
-    ours = transforms.map_points(transform, inside)
+    ours = map_points(transform, inside)
     assert np.linalg.norm(ours - inside, axis=1).mean() > 1
-    again = transforms.map_points(transforms.read_transform(folder / transforms.ITK_FILE), inside)
+    again = map_points(read_transform(folder / ITK_FILE), inside)
     np.testing.assert_allclose(again, ours, atol=1e-4)
-    pair = [str(folder / transforms.ANTS_WARP), str(folder / transforms.ANTS_AFFINE)]
+    pair = [str(folder / ANTS_WARP), str(folder / ANTS_AFFINE)]
     theirs = ants.apply_transforms_to_points(3, frame(inside), pair)[["x", "y", "z"]].to_numpy()
     np.testing.assert_allclose(theirs, ours, atol=0.01)
 
 
 def test_images_come_out_alike_in_itk_and_ants(transform, folder, fixed, moving):
-    moved = transforms.resample(moving, fixed, transform, label=False)
-    assert itk.same_grid(moved, fixed)
-    pair = [str(folder / transforms.ANTS_WARP), str(folder / transforms.ANTS_AFFINE)]
+    moved = apply_transform(moving, fixed, transform, label=False)
+    assert same_grid(moved, fixed)
+    pair = [str(folder / ANTS_WARP), str(folder / ANTS_AFFINE)]
     theirs = ants.apply_transforms(in_ants(fixed, folder / "f.nii.gz"), in_ants(moving, folder / "m.nii.gz"), pair)
     ours, theirs = sitk.GetArrayFromImage(moved), theirs.numpy().T  # ANTs' arrays are x, y, z
     both = np.zeros(ours.shape, bool)
@@ -92,32 +108,34 @@ def test_images_come_out_alike_in_itk_and_ants(transform, folder, fixed, moving)
 
 
 def test_the_inverse_leads_back_in_itk_and_ants(transform, folder, inside):
-    there = transforms.map_points(transform, inside)
-    back = transforms.map_points(transforms.read_transform(folder / transforms.INVERSE_FILE), there)
+    there = map_points(transform, inside)
+    back = map_points(read_transform(folder / INVERSE_FILE), there)
     np.testing.assert_allclose(back, inside, atol=0.05)
-    pair = [str(folder / transforms.ANTS_AFFINE), str(folder / transforms.ANTS_INVERSE_WARP)]
-    theirs = ants.apply_transforms_to_points(3, frame(there), pair, whichtoinvert=[True, False])[["x", "y", "z"]].to_numpy()
+    pair = [str(folder / ANTS_AFFINE), str(folder / ANTS_INVERSE_WARP)]
+    theirs = ants.apply_transforms_to_points(3, frame(there), pair, whichtoinvert=[True, False])[
+        ["x", "y", "z"]
+    ].to_numpy()
     np.testing.assert_allclose(theirs, back, atol=0.01)
-    error = transforms.inverse_error(transform, transforms.read_transform(folder / transforms.INVERSE_FILE))
+    error = inverse_error(transform, read_transform(folder / INVERSE_FILE))
     assert 0 < error["inverse_mean_error_mm"] <= error["inverse_max_error_mm"] < 0.1
 
 
 def test_learn2reg_moves_the_image_in_voxels(transform, folder, fixed, moving):
-    displacement = sitk.GetArrayFromImage(sitk.ReadImage(str(folder / transforms.LEARN2REG_FILE)))  # 3, Z, Y, X
+    displacement = sitk.GetArrayFromImage(sitk.ReadImage(str(folder / LEARN2REG_FILE)))  # 3, Z, Y, X
     assert displacement.shape == (3, *fixed.GetSize()[::-1])
     voxels = np.stack(np.meshgrid(*map(np.arange, fixed.GetSize()[::-1]), indexing="ij")) + displacement[::-1]
     values = map_coordinates(sitk.GetArrayFromImage(moving), voxels, order=1, cval=np.nan)
-    ours = sitk.GetArrayFromImage(transforms.resample(moving, fixed, transform, label=False))
+    ours = sitk.GetArrayFromImage(apply_transform(moving, fixed, transform, label=False))
     assert np.isfinite(values).mean() > 0.2
     assert np.nanmax(np.abs(values - ours)) < 1.0
 
 
 def test_labels_stay_labels_and_integers_stay_integers(transform, fixed, moving):
     label = sitk.Cast(moving > 0, sitk.sitkUInt8) * 7
-    moved = transforms.resample(label, fixed, transform, label=True)
+    moved = apply_transform(label, fixed, transform, label=True)
     assert set(np.unique(sitk.GetArrayFromImage(moved))) == {0, 7} and moved.GetPixelID() == sitk.sitkUInt8
-    integer = transforms.resample(sitk.Cast(moving, sitk.sitkInt16), fixed, transform, label=False)
-    exact = transforms.resample(moving, fixed, transform, label=False)
+    integer = apply_transform(sitk.Cast(moving, sitk.sitkInt16), fixed, transform, label=False)
+    exact = apply_transform(moving, fixed, transform, label=False)
     assert integer.GetPixelID() == sitk.sitkInt16
     assert np.abs(sitk.GetArrayFromImage(integer) - sitk.GetArrayFromImage(exact)).max() <= 1.5
 
@@ -126,11 +144,11 @@ def test_what_has_no_inverse_or_is_no_transform_is_said(fixed, tmp_path):
     dvf = torch.zeros(1, 3, *fixed.GetSize()[::-1])
     dvf[0, 2, :, :, 10:20] = -3 * torch.arange(10.0)
     with pytest.raises(ValueError, match="folds space at [0-9]+ voxels"):
-        transforms.inverted(itk.composite_transform(torch.eye(3, 4)[None], dvf, fixed, fixed))
+        inverted(composite_transform(torch.eye(3, 4)[None], dvf, fixed, fixed))
     with pytest.raises(ValueError, match="not an affine map after a displacement field"):
-        transforms.write_transform(sitk.CompositeTransform([sitk.TranslationTransform(3)]), tmp_path)
+        write_transform(sitk.CompositeTransform([sitk.TranslationTransform(3)]), tmp_path)
     with pytest.raises(FileNotFoundError, match="nothing.h5 does not exist"):
-        transforms.read_transform(tmp_path / "nothing.h5")
+        read_transform(tmp_path / "nothing.h5")
     (tmp_path / "text.h5").write_text("no")
     with pytest.raises(ValueError, match="text.h5 is not a transform"):
-        transforms.read_transform(tmp_path / "text.h5")
+        read_transform(tmp_path / "text.h5")

@@ -4,13 +4,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mine_reg.verify import TOLERANCE, verdict
+from mine_reg.evaluation.verify import TOLERANCE, verdict
 
 
 @pytest.fixture
 def metrics() -> pd.DataFrame:
     rng = np.random.default_rng(0)
-    rows = [{"pair_id": f"p{i}", "method": m, **{k: rng.uniform() for k in TOLERANCE}} for i in range(4) for m in ("none", "ants")]
+    rows = [
+        {"pair_id": f"p{i}", "method": m, **{k: rng.uniform() for k in TOLERANCE}}
+        for i in range(4)
+        for m in ("none", "ants")
+    ]
     rows += [{"pair_id": f"p{i}", "method": "inter_observer", "dsc": 0.98, "asd_mm": 0.4} for i in range(4)]
     return pd.DataFrame(rows)
 

@@ -1,0 +1,1 @@
+"""Judging any method: metrics, baselines, statistics, Table 1."""

@@ -1,0 +1,70 @@
+"""``make verify``: is results/metrics.csv of the working tree the committed one, within tolerances?
+
+The same machine and seed give the same numbers. Another processor, number of threads or GPU rounds differently, and
+training amplifies that; so what must agree is the set of pairs and methods, and each method's mean of each metric.
+"""
+
+import io
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+
+from mine_reg.settings import root
+
+METRICS = "results/metrics.csv"
+TOLERANCE = {  # largest difference of a method's mean over the test pairs
+    "dsc": 0.005,
+    "asd_mm": 0.1,
+    "hd_mm": 2.0,
+    "hd95_mm": 0.5,
+    "tre_mm": 0.3,
+    "folding_percent": 0.05,
+    "sd_log_jacobian": 0.05,
+}
+
+
+def verdict(committed: pd.DataFrame, here: pd.DataFrame) -> tuple[bool, str]:
+    """Whether two metrics tables (columns as in results/metrics.csv) agree, and one sentence that says so."""
+    committed, here = (frame.set_index(["pair_id", "method"]).sort_index() for frame in (committed, here))
+    if not committed.index.equals(here.index):
+        lost, new = len(committed.index.difference(here.index)), len(here.index.difference(committed.index))
+        return False, f"not reproduced: of the committed rows (pair and method) {lost} are missing, and {new} are new"
+    columns = list(TOLERANCE)
+    if here[columns].equals(committed[columns]):
+        return True, f"reproduced: all {len(here)} rows of {METRICS} are identical to the committed ones"
+    means = (frame[columns].groupby("method").mean() for frame in (committed, here))
+    old, new = (frame.stack(future_stack=True) for frame in means)
+    # a value on one side only is a difference beyond any tolerance
+    difference = (new - old).abs().where(old.isna() == new.isna(), np.inf).fillna(0.0)
+    ratio = difference / difference.index.get_level_values(1).map(TOLERANCE)
+    method, metric = worst = ratio.idxmax()
+    where = f"{metric} of {method}: {old[worst]:.4g} committed, {new[worst]:.4g} here, tolerance {TOLERANCE[metric]:g}"
+    if ratio[worst] <= 1:
+        return True, f"reproduced within tolerances; the largest difference of means is {where}"
+    beyond = int((ratio > 1).sum())
+    return (
+        False,
+        f"not reproduced: {beyond} of {len(ratio)} means differ by more than the tolerance, most of all {where}",
+    )
+
+
+def main() -> int:
+    """Print the verdict in one line; 0 reproduced, 1 not, 2 nothing to compare."""
+    try:
+        here = pd.read_csv(root() / METRICS)
+    except FileNotFoundError:
+        print(f"nothing to compare: {METRICS} does not exist; run `make repro` first")
+        return 2
+    shown = subprocess.run(["git", "show", f"HEAD:{METRICS}"], cwd=root(), capture_output=True, text=True, check=False)
+    if shown.returncode:
+        print(f"nothing to compare with: git has no committed {METRICS} ({shown.stderr.strip()})")
+        return 2
+    reproduced, sentence = verdict(pd.read_csv(io.StringIO(shown.stdout)), here)
+    print(sentence)
+    return 0 if reproduced else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

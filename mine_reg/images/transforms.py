@@ -1,0 +1,181 @@
+"""Physical space: images on disk, and the one place where SimpleITK meets tensors.
+
+ITK speaks x, y, z and LPS millimetres; the study's tensors are (B, C, D, H, W), axes z, y, x, and speak voxels. Every
+transform maps fixed to moving points. With index = T2I t for the coordinates t in [-1, 1] of ``affine_grid``
+(align_corners=True) and T2P = [direction diag(spacing) | origin] T2I, an affine ``theta`` is, in millimetres,
+T2P_moving theta inv(T2P_fixed).
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from mine_reg.images.geometry import displacement_voxels, voxels_to_points
+from mine_reg.images.reading import read_or_explain
+from mine_reg.spatial import jacobian_determinant
+
+
+def read_ants_transform(warp_path: str | Path | None, affine_path: str | Path) -> sitk.CompositeTransform:
+    """ANTs' ``1Warp.nii.gz`` and ``0GenericAffine.mat`` as one transform from fixed to moving points.
+
+    ANTs lists [warp, affine] and pulls the moving image through the affine last, so a fixed point meets the warp first.
+    ``warp_path`` None reads an affine or rigid result. Raises FileNotFoundError, or ValueError that names the file.
+    """
+    transforms = [read_or_explain(sitk.ReadTransform, affine_path)]
+    if warp_path is not None:
+        field = sitk.Cast(read_or_explain(sitk.ReadImage, warp_path), sitk.sitkVectorFloat64)
+        transforms.append(sitk.DisplacementFieldTransform(field))
+    return sitk.CompositeTransform(transforms)
+
+
+ITK_FILE, ANTS_AFFINE, ANTS_WARP, ANTS_INVERSE_WARP = (
+    "transform.h5",
+    "0GenericAffine.mat",
+    "1Warp.nii.gz",
+    "1InverseWarp.nii.gz",
+)
+INVERSE_FILE, LEARN2REG_FILE = "inverse.h5", "learn2reg_displacement.nii.gz"
+
+
+def write_transform(transform: sitk.CompositeTransform, folder: Path) -> None:
+    """``transform.h5`` for ITK and 3D Slicer, and ANTs' pair ``0GenericAffine.mat`` and ``1Warp.nii.gz``.
+
+    ANTs is given the pair as ``transformlist=[1Warp.nii.gz, 0GenericAffine.mat]``, the order in which it lists its own
+    results.
+    """
+    affine, field = _parts(transform)
+    sitk.WriteTransform(transform, str(folder / ITK_FILE))
+    sitk.WriteTransform(affine, str(folder / ANTS_AFFINE))
+    sitk.WriteImage(_field_image(field), str(folder / ANTS_WARP))
+
+
+def write_inverse(transform: sitk.CompositeTransform, folder: Path) -> dict[str, float]:
+    """``inverse.h5`` and ANTs' ``1InverseWarp.nii.gz``; mean and largest error in mm, see `inverse_error`.
+
+    ANTs is given ``transformlist=[0GenericAffine.mat, 1InverseWarp.nii.gz], whichtoinvert=[True, False]``.
+    """
+    inverse = inverted(transform)
+    sitk.WriteTransform(inverse, str(folder / INVERSE_FILE))
+    sitk.WriteImage(
+        _field_image(sitk.DisplacementFieldTransform(inverse.GetNthTransform(0))), str(folder / ANTS_INVERSE_WARP)
+    )
+    return inverse_error(transform, inverse)
+
+
+def write_learn2reg(transform: sitk.Transform, fixed: sitk.Image, moving: sitk.Image, path: Path) -> None:
+    """The displacement in voxels as Learn2Reg reads it: an array (X, Y, Z, 3) on the fixed grid, components x, y, z."""
+    displacement = displacement_voxels(transform, fixed, moving)[0].flip(0)
+    components = []
+    for values in displacement:
+        component = sitk.GetImageFromArray(values.numpy())
+        component.CopyInformation(fixed)
+        components.append(component)
+    sitk.WriteImage(sitk.JoinSeries(components), str(path), True)
+
+
+def read_transform(path: Path) -> sitk.Transform:
+    """A transform from a file that ITK can read. Raises FileNotFoundError, or ValueError that names the file."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path} does not exist; give the {ITK_FILE} that `mine-reg register` has written")
+    try:
+        return sitk.ReadTransform(str(path))
+    except RuntimeError:
+        raise ValueError(
+            f"{path} is not a transform that ITK can read; give the {ITK_FILE} that `mine-reg register` has written"
+        ) from None
+
+
+def read_transforms(paths: Sequence[Path]) -> sitk.Transform:
+    """Several files as one map, in the order of ANTs: a fixed point meets the first one first. Images of three
+    components are displacement fields in LPS mm.
+
+    Raises FileNotFoundError, or ValueError that names the file.
+    """
+    # SimpleITK's composite applies the last of its list first
+    return sitk.CompositeTransform([_read_field(path) or read_transform(path) for path in map(Path, reversed(paths))])
+
+
+def _read_field(path: Path) -> sitk.DisplacementFieldTransform | None:
+    if not path.is_file() or path.suffix not in (".gz", ".nii", ".nrrd", ".mha"):
+        return None
+    field = sitk.ReadImage(str(path))
+    if field.GetDimension() != 3 or field.GetNumberOfComponentsPerPixel() != 3:
+        raise ValueError(
+            f"{path} is no displacement field: it needs 3 dimensions and 3 components per voxel, in LPS mm"
+        )
+    return sitk.DisplacementFieldTransform(sitk.Cast(field, sitk.sitkVectorFloat64))
+
+
+def inverted(transform: sitk.CompositeTransform) -> sitk.CompositeTransform:
+    """The map from moving to fixed points, y -> (id + u)^-1(A^-1(y)), with the inverse field on the grid of u.
+
+    Raises ValueError for a field that folds, which has no inverse.
+    """
+    affine, field = _parts(transform)
+    grid = field.GetDisplacementField()
+    # not SimpleITK's own determinant, which takes the components for those along the index axes
+    if folded := int((jacobian_determinant(displacement_voxels(field, grid, grid)) <= 0).sum()):
+        raise ValueError(f"the transform folds space at {folded} voxels of its field and so has no inverse there")
+    inverse = sitk.InvertDisplacementField(
+        grid,
+        maximumNumberOfIterations=100,
+        maxErrorToleranceThreshold=1e-3,
+        meanErrorToleranceThreshold=1e-5,
+        enforceBoundaryCondition=False,
+    )
+    return sitk.CompositeTransform([sitk.DisplacementFieldTransform(inverse), affine.GetInverse()])
+
+
+def inverse_error(transform: sitk.CompositeTransform, inverse: sitk.Transform, points: int = 5000) -> dict[str, float]:
+    """Mean and largest |T^-1(T(x)) - x| in mm over random points x of the field's grid, its outermost tenth left out:
+    what is moved over the border has no way back."""
+    _, field = _parts(transform)
+    grid = field.GetDisplacementField()
+    size = np.array(grid.GetSize())[::-1]
+    voxels = (0.1 + 0.8 * np.random.default_rng(0).random((points, 3))) * (size - 1)
+    there = voxels_to_points(voxels, grid).numpy()
+    back = map_points(inverse, map_points(transform, there))
+    errors = np.linalg.norm(back - there, axis=1)
+    return {"inverse_mean_error_mm": float(errors.mean()), "inverse_max_error_mm": float(errors.max())}
+
+
+def map_points(transform: sitk.Transform, points_xyz: np.ndarray) -> np.ndarray:
+    """Points (N, 3), LPS mm, through a transform."""
+    return np.array([transform.TransformPoint(point) for point in np.asarray(points_xyz, float).tolist()]).reshape(
+        -1, 3
+    )
+
+
+def apply_transform(
+    image: sitk.Image, fixed: sitk.Image, transform: sitk.Transform, label: bool, outside: float | None = None
+) -> sitk.Image:
+    """``image``, in the moving space, on the grid of ``fixed``, interpolated once; pixel type as it was.
+
+    label : nearest neighbour, for masks and segmentations; else linear
+    outside : value where the moving image ends; None: 0 for a label, the image's own minimum otherwise
+    """
+    if outside is None:
+        outside = 0.0 if label else float(sitk.GetArrayViewFromImage(image).min())
+    interpolator = sitk.sitkNearestNeighbor if label else sitk.sitkLinear
+    moved = sitk.Resample(
+        image, fixed, transform, interpolator, outside, image.GetPixelID() if label else sitk.sitkFloat32
+    )
+    if not label and "float" not in image.GetPixelIDTypeAsString():
+        moved = sitk.Cast(sitk.Round(moved), image.GetPixelID())
+    return moved
+
+
+def _parts(transform: sitk.CompositeTransform) -> tuple[sitk.AffineTransform, sitk.DisplacementFieldTransform]:
+    """A and u. Raises ValueError for a transform of another kind."""
+    composite = sitk.CompositeTransform(transform)
+    if composite.GetNumberOfTransforms() == 2:
+        affine, field = (composite.GetNthTransform(i) for i in range(2))
+        if affine.GetTransformEnum() == sitk.sitkAffine and field.GetTransformEnum() == sitk.sitkDisplacementField:
+            return sitk.AffineTransform(affine), sitk.DisplacementFieldTransform(field)
+    raise ValueError("the transform is not an affine map after a displacement field, as `mine-reg register` writes it")
+
+
+def _field_image(field: sitk.DisplacementFieldTransform) -> sitk.Image:
+    return sitk.Cast(field.GetDisplacementField(), sitk.sitkVectorFloat32)

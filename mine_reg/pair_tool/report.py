@@ -1,0 +1,101 @@
+"""What can be said about a transform of one pair, whoever made it: metrics, mutual information, reasons for
+distrust."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+
+from mine_reg.evaluation.metrics import field_metrics, mask_metrics
+from mine_reg.evaluation.mutual_information import histogram_mutual_information
+from mine_reg.images.ct import Image, read_ct, read_lung_mask
+from mine_reg.images.geometry import displacement_voxels, on_grid, to_tensor
+from mine_reg.images.points import Points, read_pair_points
+from mine_reg.images.transforms import map_points, read_transforms
+
+IDENTITY = sitk.Transform(3, sitk.sitkIdentity)
+
+
+def evaluate(
+    fixed: Image,
+    moving: Image,
+    transform: Sequence[str | Path] | sitk.Transform,
+    fixed_mask: Image | None = None,
+    moving_mask: Image | None = None,
+    fixed_points: Points | None = None,
+    moving_points: Points | None = None,
+) -> dict[str, float]:
+    """Metrics of a transform from fixed to moving points, on the grid of the fixed image.
+
+    transform : a SimpleITK transform, or files of transforms and displacement fields (LPS mm) in ANTs' order, in which
+        a fixed point meets the first one first: the transform.h5 of `mine-reg register` alone, or 1Warp.nii.gz and
+        0GenericAffine.mat
+
+    ``folding_percent`` and ``sd_log_jacobian`` always; with masks ``dsc``, ``asd_mm``, ``hd_mm`` and ``hd95_mm``, with
+    points ``tre_mm``, each also before registration (``_before``). Raises FileNotFoundError, and ValueError in a
+    sentence that names the input.
+    """
+    names = names_of(fixed, moving)
+    images = {name: read_ct(given, names[name]) for name, given in (("fixed", fixed), ("moving", moving))}
+    masks = read_masks(images, names, fixed_mask, moving_mask)
+    points = read_pair_points(fixed_points, moving_points)
+    if not isinstance(transform, sitk.Transform):
+        transform = read_transforms(transform)
+    report = field_metrics(displacement_voxels(transform, images["fixed"], images["fixed"]))
+    return report | before_and_after(transform, images["fixed"], masks, points)
+
+
+def names_of(fixed: Image, moving: Image) -> dict[str, str]:
+    """What messages call the two images: their paths, or their roles."""
+    given = {"fixed": fixed, "moving": moving}
+    return {role: str(image) if isinstance(image, str | Path) else role for role, image in given.items()}
+
+
+def read_masks(images: dict, names: dict, fixed_mask: Image | None, moving_mask: Image | None) -> dict:
+    """Lung masks on their images' grids by role; None for one that is not given. Raises what `read_lung_mask`
+    raises."""
+    given = {"fixed": fixed_mask, "moving": moving_mask}
+    return {
+        role: None if mask is None else read_lung_mask(mask, images[role], role, names[role])
+        for role, mask in given.items()
+    }
+
+
+def before_and_after(
+    transform: sitk.Transform, fixed: sitk.Image, masks: dict[str, sitk.Image | None], points: tuple | None
+) -> dict[str, float]:
+    """DSC, ASD, HD and HD95 of the lung masks on the grid of the fixed image, and TRE, each with ``_before`` and
+    ``_after``.
+
+    Without both masks, or without points, theirs are left out.
+    """
+    report = {}
+    for moment, map_ in (("before", IDENTITY), ("after", transform)):
+        values = {}
+        if masks["fixed"] is not None and masks["moving"] is not None:
+            moved = on_grid(masks["moving"], fixed, 0, map_) > 0.5
+            values |= mask_metrics(to_tensor(masks["fixed"]), to_tensor(moved), fixed.GetSpacing()[::-1])
+        if points is not None:
+            distances = np.linalg.norm(map_points(map_, points[0]) - points[1], axis=1)
+            values["tre_mm"] = float(distances.mean())
+        report |= {f"{name}_{moment}": value for name, value in values.items()}
+    return report
+
+
+def mutual_information(fixed: torch.Tensor, moving: torch.Tensor, region: np.ndarray) -> float:
+    """Histogram MI in nats of two images (1, D, H, W) on one grid, at the voxels of ``region`` (D, H, W)."""
+    return histogram_mutual_information(moving[0].numpy()[region], fixed[0].numpy()[region])
+
+
+def distrust(report: dict) -> list[str]:
+    """Sentences about a result that should not be trusted without a look, from the numbers of its report."""
+    said = []
+    if any(report["start_mm"]):
+        said.append(f"the lungs lay far apart, so the moving image was first shifted by {report['start_mm']} mm")
+    if report["mutual_information_after"] <= report["mutual_information_before"]:
+        said.append("mutual information did not rise; look at the result before you use it")
+    if report["folding_percent"] > 0.1:
+        said.append(f"the transform folds space at {report['folding_percent']:.2f} % of the voxels")
+    return said

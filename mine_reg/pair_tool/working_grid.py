@@ -1,0 +1,70 @@
+"""The two cubes around the lungs of the fixed image on which the networks see a pair of one's own."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+
+from mine_reg.images.ct import AIR_HU, lung_mask
+from mine_reg.images.geometry import averaged, centred_grid, on_grid, to_tensor, voxels_to_points
+
+WINDOW_HU = (-1000.0, 500.0)
+_BLOCK_MM = 2.0  # at most; voxels of the working grid are at least 2.5 mm wide
+_LUNGS_MM = 4.0  # voxels on which lungs are looked for
+_SIZE = 64  # voxels along an axis of the coarse working grid, as in training
+_SPACING_MM = 5.0  # of the coarse grid, as in training; larger for lungs that would not fit
+_MARGIN_MM = 20.0  # between the lungs of the fixed image and the border of the grid, at least
+_TAPER_MM = 15.0  # at the border of the working grid the field fades, so that it does not end in a step
+
+
+def thinned(image: sitk.Image) -> sitk.Image:
+    """Means over blocks of voxels no wider than 2 mm: all that the working grid can show, in a fraction of the
+    voxels."""
+    blocks = (max(1, int(_BLOCK_MM / spacing + 1e-6)) for spacing in image.GetSpacing())
+    return sitk.BinShrink(image, [min(block, n // 4) for block, n in zip(blocks, image.GetSize(), strict=True)])
+
+
+def found_lungs(image: sitk.Image, name: str) -> sitk.Image:
+    """Lungs on an axis-aligned grid of 4 mm over the image. Raises ValueError that names the image when there are
+    none."""
+    grid = _grid_over(image, _LUNGS_MM)
+    try:
+        return lung_mask(on_grid(averaged(image, _LUNGS_MM), grid, AIR_HU))
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+
+
+def working_grid(lungs: sitk.Image) -> sitk.Image:
+    """A cube around the lungs of the fixed image, axes L, P, S: the finer of the two, see `registration`."""
+    voxels = np.argwhere(sitk.GetArrayViewFromImage(lungs) > 0)
+    low, high = (voxels_to_points(corner, lungs).numpy()[0] for corner in (voxels.min(0), voxels.max(0)))
+    spacing = max(_SPACING_MM, ((high - low).max() + 2 * _MARGIN_MM) / (_SIZE - 1))
+    return centred_grid((low + high) / 2, [2 * _SIZE - 1] * 3, spacing / 2)
+
+
+def scaled(image: sitk.Image, grid: sitk.Image, transform: sitk.Transform | None = None) -> torch.Tensor:
+    """(1, D, H, W) on the working grid, through a transform, windowed so that air is 0. ``image`` is `averaged` for
+    that grid."""
+    low, high = WINDOW_HU
+    values = to_tensor(on_grid(image, grid, AIR_HU, transform))
+    return (values.clamp(low, high) - low) / (high - low)
+
+
+def fading_border(size: Sequence[int], spacing_mm: float) -> torch.Tensor:
+    """(1, 1, D, H, W): 1 inside, falling to 0 over the outermost 15 mm."""
+    weights = torch.ones(tuple(size))
+    for axis, n in enumerate(size):
+        steps = torch.arange(n)
+        ramp = (torch.minimum(steps, n - 1 - steps) * spacing_mm / _TAPER_MM).clamp(max=1.0)
+        weights = weights * ramp.view([-1 if axis == other else 1 for other in range(3)])
+    return weights[None, None]
+
+
+def _grid_over(image: sitk.Image, spacing_mm: float) -> sitk.Image:
+    """An axis-aligned grid over the box of the image's voxel centres."""
+    corners = np.array(np.meshgrid(*[(0, n - 1) for n in image.GetSize()[::-1]], indexing="ij")).reshape(3, -1).T
+    points = voxels_to_points(corners, image).numpy()
+    low, high = points.min(0), points.max(0)
+    size = np.maximum(np.ceil((high - low) / spacing_mm).astype(int) + 1, 4)
+    return centred_grid((low + high) / 2, size[::-1].tolist(), spacing_mm)

@@ -1,0 +1,205 @@
+"""A look at a manifest before the study: what each pair holds, what makes it unusable, and what looks like a
+mistake."""
+
+import warnings
+from pathlib import Path
+
+import joblib
+import numpy as np
+import pandas as pd
+import SimpleITK as sitk
+from tqdm import tqdm
+
+from mine_reg.images.ct import AIR_HU, blood_hu, read_clipped, read_mask
+from mine_reg.images.geometry import points_to_voxels
+from mine_reg.images.points import read_point_pair, read_points
+from mine_reg.images.reading import read_image
+from mine_reg.pairs.manifest import IMAGES, POINTS, ManifestError, read_manifest
+
+PAIR = IMAGES[:2]
+COLUMNS = (
+    "pair_id",
+    *[f"{name}_{what}" for name in PAIR for what in ("size", "spacing_mm", "hu", "lungs_l")],
+    "dsc",
+    "points",
+    "fixed_inside",
+    "moving_inside",
+    "tre_mm",
+)
+FEW_SLICES = 10
+LUNGS_L = (0.5, 12.0)  # litres
+LUNGS_HU = (-950, -400)  # mean of both lungs, from emphysema to severe pneumonia
+NATIVE_HU, CONTRAST_HU = 90, 130
+LITTLE_OVERLAP = 0.1  # DSC
+
+
+def check_manifest(path: str | Path, workers: int = -1) -> tuple[pd.DataFrame, list[str], list[str]]:
+    """What a manifest's pairs hold, every problem that makes the table unusable, and what only looks like a mistake.
+
+    workers : processes, each of which holds one pair; -1 means all cores
+
+    Returns (table, problems, warnings). The table has one row per row of the manifest and the columns COLUMNS: sizes
+    and spacings x, y, z, lowest and highest HU, lung volumes in litres, DSC of the lungs and mean distance of the
+    points in mm with the images where their headers put them, number of points and of those inside their image; what
+    could not be found out is missing (None or NaN). Problems and warnings are one sentence each, in the order of the
+    rows. Raises FileNotFoundError when there is no manifest.
+    """
+    problems, remarks = [], []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            manifest = read_manifest(path)
+        except ManifestError as error:
+            problems, manifest = list(error.problems), error.table
+    remarks += [str(warning.message) for warning in caught]
+    if manifest is None:
+        manifest = pd.DataFrame()
+    rows = manifest.to_dict("records")
+    jobs = (joblib.delayed(_examined)(row) for row in rows)
+    found = joblib.Parallel(n_jobs=workers, return_as="generator")(jobs)
+    found = list(tqdm(found, total=len(rows), desc="check", unit="pair", mininterval=2))
+    for number, (row, (_, row_problems, row_remarks)) in enumerate(zip(rows, found, strict=True), 2):
+        where = f"row {number} (pair {row.get('pair_id', '')})"
+        problems += [f"{where}: {sentence}" for sentence in row_problems]
+        remarks += [f"{where}: {sentence}" for sentence in row_remarks]
+    table = pd.DataFrame([values for values, *_ in found], columns=COLUMNS)
+    return table.astype(dict.fromkeys(("points", "fixed_inside", "moving_inside"), "Int64")), problems, remarks
+
+
+def _examined(row: dict) -> tuple[dict, list[str], list[str]]:
+    """One pair: values for the table, problems, warnings."""
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)  # the processes share the cores
+    sitk.ProcessObject.GlobalWarningDisplayOff()  # ITK's lines would run into the progress bar
+    values, problems, remarks = {"pair_id": row.get("pair_id", "")}, [], []
+
+    def attempt(function, *arguments):
+        try:
+            return function(*arguments)
+        except (ValueError, OSError, RuntimeError) as error:  # RuntimeError: ITK, whose reason is in the last line
+            problems.append(str(error).strip().splitlines()[-1])
+            return None
+
+    def given(name):  # that a file is missing has been said by read_manifest
+        return bool(row.get(name)) and Path(row[name]).exists()
+
+    images = {name: attempt(read_image, row[name]) for name in PAIR if given(name)}
+    images = {name: image for name, image in images.items() if image is not None}
+    masks = {}
+    for name in filter(given, IMAGES[2:]):
+        owner = name.split("_")[0]
+        if owner in images:
+            masks[name] = attempt(read_mask, row[name], images[owner], name, f"{owner} {row[owner]}")
+        else:
+            attempt(read_image, row[name])
+    masks = {name: mask for name, mask in masks.items() if mask is not None}
+
+    for name, image in images.items():
+        array = sitk.GetArrayViewFromImage(image)
+        low, high = (float(value) for value in (array.min(), array.max()))
+        values[f"{name}_size"] = "x".join(map(str, image.GetSize()))
+        values[f"{name}_spacing_mm"] = "x".join(f"{value:.3g}" for value in image.GetSpacing())
+        values[f"{name}_hu"] = f"{low:g} to {high:g}"
+        if min(image.GetSize()) < FEW_SLICES:
+            remarks.append(
+                f"{row[name]} has very few slices ({values[f'{name}_size']} voxels); is this the whole series?"
+            )
+        is_ct = attempt(read_clipped, row[name], image) is not None
+        odd = _not_ct(array, masks.get(f"{name}_mask")) if is_ct else None
+        if odd:
+            remarks.append(f"{row[name]} {odd}")
+        if f"{name}_mask" in masks:
+            _look_at_lungs(row, name, array, masks[f"{name}_mask"], is_ct and not odd, values, remarks)
+    if len(images) == 2:
+        _compare(row, images, masks, values, remarks)
+    if all(map(given, POINTS)):
+        points = attempt(read_point_pair, row)
+        if points is not None:
+            _look_at_points(row, images, points, values, problems, remarks)
+    else:
+        for name in filter(given, POINTS):
+            attempt(read_points, row[name])
+    return values, problems, remarks
+
+
+def _not_ct(array: np.ndarray, mask: sitk.Image | None) -> str | None:
+    """What is odd about intensities that should be HU, if anything."""
+    low, high = float(array.min()), float(array.max())
+    if low <= -500 and high >= 100:
+        return None
+    found = f"has values from {low:g} to {high:g}, but a CT in HU has air near -1000 and soft tissue from 0 to 100"
+    if mask is not None and low >= 0:
+        lung = sitk.GetArrayViewFromImage(mask) > 0.5
+        tissue = np.median(array[array > 500]) if (array > 500).any() else 0
+        if LUNGS_HU[0] < array[lung].mean() - 1024 < LUNGS_HU[1] and abs(tissue - 1024) < 300:
+            return f"{found}; these look like HU + 1024, so subtract 1024"
+    return f"{found}; is it MR, or rescaled? Give the CT in HU"
+
+
+def _look_at_lungs(row, name, array, mask, is_ct, values, remarks) -> None:
+    lung = sitk.GetArrayViewFromImage(mask) > 0.5
+    litres = values[f"{name}_lungs_l"] = lung.sum() * np.prod(mask.GetSpacing()) / 1e6
+    path = row[f"{name}_mask"]
+    if not LUNGS_L[0] <= litres <= LUNGS_L[1]:
+        remarks.append(
+            f"{name}_mask {path} marks {litres:.3g} litres, and lungs have {LUNGS_L[0]:g} to {LUNGS_L[1]:g}; check "
+            "that it marks both lungs and nothing else, and the spacing"
+        )
+    mean = array[lung].astype(np.float32).clip(AIR_HU, None).mean()
+    if is_ct and not LUNGS_HU[0] <= mean <= LUNGS_HU[1]:
+        remarks.append(
+            f"{name}_mask {path} has a mean of {mean:.0f} HU in {row[name]}, and lungs have {LUNGS_HU[0]} to "
+            f"{LUNGS_HU[1]}; check that it belongs to this image"
+        )
+
+
+def _compare(row, images, masks, values, remarks) -> None:
+    """What needs both images: the same file twice, overlap, contrast agent."""
+    fixed, moving = (images[name] for name in PAIR)
+    same = _equal(fixed, moving)
+    if same:
+        remarks.append(f"fixed {row['fixed']} and moving {row['moving']} are the same image; give two different ones")
+    if not {"fixed_mask", "moving_mask"} <= set(masks):
+        return
+    fixed_mask, moving_mask = masks["fixed_mask"], masks["moving_mask"]
+    if not same and _equal(fixed_mask, moving_mask):
+        remarks.append(
+            f"fixed_mask {row['fixed_mask']} and moving_mask {row['moving_mask']} are the same, though the images "
+            "differ; give each image its own"
+        )
+    moved = sitk.Resample(moving_mask, fixed_mask, sitk.Transform(), sitk.sitkNearestNeighbor, 0)
+    values["dsc"] = _dice(*(sitk.GetArrayViewFromImage(mask) > 0.5 for mask in (fixed_mask, moved)))
+    if values["dsc"] < LITTLE_OVERLAP:
+        remarks.append(
+            f"the lungs of fixed and moving hardly overlap at the start (DSC {values['dsc']:.2f}); set "
+            "preprocess.start: centre_of_mass, or check the images' origins"
+        )
+    tissue = {name: blood_hu(images[name], masks[f"{name}_mask"]) for name in PAIR}
+    if tissue["fixed"] <= NATIVE_HU and tissue["moving"] >= CONTRAST_HU:
+        remarks.append(
+            f"fixed and moving look swapped: the mediastinum reaches {tissue['moving']:.0f} HU in moving, as with "
+            f"contrast agent, and {tissue['fixed']:.0f} HU in fixed; in the paper fixed is the one with contrast agent"
+        )
+
+
+def _equal(a: sitk.Image, b: sitk.Image) -> bool:
+    return np.array_equal(*map(sitk.GetArrayViewFromImage, (a, b)))
+
+
+def _dice(a: np.ndarray, b: np.ndarray) -> float:
+    return float(2 * (a & b).sum() / (a.sum() + b.sum()))
+
+
+def _look_at_points(row, images, points, values, problems, remarks) -> None:
+    values["points"] = len(points[0])
+    values["tre_mm"] = float(np.linalg.norm(points[0] - points[1], axis=1).mean())
+    for name, own in zip(PAIR, points, strict=True):
+        if name not in images:
+            continue
+        index = points_to_voxels(own, images[name]).numpy()[:, ::-1]
+        inside = ((index >= -0.5) & (index <= np.array(images[name].GetSize()) - 0.5)).all(1).sum()
+        values[f"{name}_inside"] = int(inside)
+        path, advice = row[f"{name}_points"], "give LPS mm, which from RAS means x and y negated"
+        if name == "fixed" and not inside:
+            problems.append(f"{path} has no point inside {row[name]}; {advice}")
+        elif inside < len(own):
+            remarks.append(f"{path}: {len(own) - inside} of {len(own)} points lie outside {row[name]}; {advice}")

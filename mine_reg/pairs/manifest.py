@@ -1,0 +1,212 @@
+"""The table of pairs: which files belong together, and everything that is wrong with a table, row by row.
+
+The columns are explained for users in data_manifests/README.md.
+"""
+
+import csv
+import warnings
+from pathlib import Path
+
+import pandas as pd
+import pandera.pandas as pa
+
+from mine_reg.storage.writing import write_csv
+
+SPLITS = ("train", "validation", "test")
+IMAGES = ("fixed", "moving", "fixed_mask", "moving_mask", "fixed_mask_observer2")
+POINTS = ("fixed_points", "moving_points")
+REQUIRED = ("pair_id", "fixed", "moving", "fixed_mask", "moving_mask")
+OPTIONAL = ("split", "subject_id", "fixed_mask_observer2", *POINTS)
+SCAN = ("scan_id", "image", "mask", "subject_id", "split")
+
+
+class ManifestError(ValueError):
+    """A manifest that cannot be used.
+
+    problems : one sentence each, which names its row and what to do about it
+    table : the rows as far as they could be read, with absolute paths; None when not even that
+    """
+
+    def __init__(self, path: Path, problems: list[str], table: pd.DataFrame | None = None):
+        self.problems, self.table = problems, table
+        many = f"{path} has {len(problems)} problems:\n" + "\n".join(f"  {problem}" for problem in problems)
+        super().__init__(many if len(problems) > 1 else f"{path}: {problems[0]}")
+
+
+def read_manifest(path: str | Path) -> pd.DataFrame:
+    """A manifest with its paths made absolute (they are relative to the CSV) and every known column present.
+
+    All values are strings; an optional one that is not given is "". ``subject_id`` defaults to ``pair_id``. Columns
+    that the study does not know are left out with a warning. Raises FileNotFoundError, or ManifestError that lists
+    every problem.
+    """
+    return _read_table(Path(path), _PAIRS, "pair", (*REQUIRED, *OPTIONAL), (*IMAGES, *POINTS))
+
+
+def read_scans(path: str | Path) -> pd.DataFrame:
+    """A table of single CTs, read and refused as `read_manifest` does: scan_id, image, mask, subject_id, split.
+
+    Only scan_id and image must be given; ``subject_id`` defaults to ``scan_id``.
+    """
+    return _read_table(Path(path), _SCANS, "scan", SCAN, SCAN[1:3])
+
+
+def _read_table(path: Path, schema: pa.DataFrameSchema, row_name: str, columns: tuple, files: tuple) -> pd.DataFrame:
+    """row_name : what a row lists, whose ``<row_name>_id`` names it; columns : all that are known; files : those that
+    hold paths."""
+    frame, name = _read_csv(path, row_name), f"{row_name}_id"
+    unknown = [column for column in frame if column not in columns]
+    if unknown:
+        warnings.warn(
+            f"{path}: unknown column {', '.join(unknown)} ignored; known are {', '.join(columns)}", stacklevel=3
+        )
+        frame = frame.drop(columns=unknown)
+    for column, expected in schema.columns.items():
+        if column not in frame and not expected.required:
+            frame[column] = ""
+    for column in frame.columns.intersection([*files]):
+        frame[column] = [str((path.parent / value).resolve()) if value else "" for value in frame[column]]
+    problems = []
+    try:
+        schema.validate(frame, lazy=True)
+    except pa.errors.SchemaErrors as error:
+        problems = _sentences(frame, error.failure_cases, row_name)
+    if name in frame:
+        frame["subject_id"] = frame["subject_id"].where(frame["subject_id"] != "", frame[name])
+    splits = frame[frame["split"] != ""].groupby("subject_id")["split"].unique()
+    problems += [
+        f"subject {subject} is in {' and in '.join(found)}: put all {row_name}s of a subject into one split"
+        for subject, found in splits.items()
+        if subject and len(found) > 1
+    ]
+    if problems:
+        raise ManifestError(path, problems, frame)
+    return frame[[*columns]]
+
+
+def _read_csv(path: Path, row_name: str) -> pd.DataFrame:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        row = path.read_bytes()[: error.start].count(b"\n") + 1
+        raise ManifestError(path, [f'row {row}: not UTF-8 text; save the table as "CSV UTF-8"']) from None
+    if "\0" in text:  # UTF-16 without its mark
+        raise ManifestError(path, ['row 1: not UTF-8 text; save the table as "CSV UTF-8"'])
+    rows = [[cell.strip() for cell in row] for row in csv.reader(text.splitlines()) if row]
+    if len(rows) < 2:
+        raise ManifestError(path, [f"lists no {row_name}s; give a header and one row per {row_name}"])
+    header, body = rows[0], rows[1:]
+    for separator, name in ((";", "semicolons"), ("\t", "tabs")):
+        if len(header) == 1 and separator in header[0]:
+            raise ManifestError(path, [f"the columns are separated with {name}; separate with commas"])
+    twice = sorted({column for column in header if header.count(column) > 1})
+    if twice:
+        raise ManifestError(path, [f"column {', '.join(twice)} occurs more than once; keep one of them"])
+    ragged = [
+        f"row {number} has {len(row)} values, the header has {len(header)} columns; give one value per column, in "
+        "quotes where it holds a comma"
+        for number, row in enumerate(body, 2)
+        if len(row) != len(header)
+    ]
+    if ragged:
+        raise ManifestError(path, ragged)
+    return pd.DataFrame(body, columns=header, dtype=str)
+
+
+def _exists(path: str) -> bool:
+    return not path or Path(path).exists()
+
+
+_GIVEN = pa.Check(bool, element_wise=True, error="is empty")
+_FILE = pa.Check(_exists, element_wise=True, error="does not exist")
+# the id names the pair's folder, so nothing that could lead out of it
+_NAME = pa.Check.str_matches(
+    r"^[A-Za-z0-9][\w.-]*$",
+    error="is no usable name; give letters, digits, '.', '_' or '-', starting with a letter or digit",
+)
+_SPLIT = pa.Check.isin(
+    ["", *SPLITS], error=f"is no split; give {', '.join(SPLITS)}, or leave the whole column out for a random split"
+)
+_SPLIT_FOR_ALL = pa.Check(
+    lambda frame: (frame["split"] != "") | (frame["split"] == "").all(),
+    error="the split is empty while other rows have one",
+)
+_PAIRS = pa.DataFrameSchema(
+    {
+        "pair_id": pa.Column(str, _NAME, unique=True),
+        **{column: pa.Column(str, [_GIVEN, _FILE]) for column in REQUIRED[1:]},
+        **{column: pa.Column(str, _FILE, required=False) for column in OPTIONAL[2:]},
+        "split": pa.Column(str, _SPLIT, required=False),
+        "subject_id": pa.Column(str, required=False),
+    },
+    checks=[
+        pa.Check(
+            lambda frame: (frame["fixed_points"] == "") == (frame["moving_points"] == ""),
+            error="fixed_points and moving_points must be given together",
+        ),
+        _SPLIT_FOR_ALL,
+        *[
+            pa.Check(
+                lambda frame, split=split: bool((frame["split"] == "").all() or (frame["split"] == split).any()),
+                error=f"no row has the split {split}; give every split at least one pair",
+            )
+            for split in SPLITS
+        ],
+    ],
+)
+_SCANS = pa.DataFrameSchema(
+    {
+        "scan_id": pa.Column(str, _NAME, unique=True),
+        "image": pa.Column(str, [_GIVEN, _FILE]),
+        "mask": pa.Column(str, _FILE, required=False),
+        "split": pa.Column(str, _SPLIT, required=False),
+        "subject_id": pa.Column(str, required=False),
+    },
+    checks=[_SPLIT_FOR_ALL],
+)
+
+
+def _sentences(frame: pd.DataFrame, cases: pd.DataFrame, row_name: str) -> list[str]:
+    """pandera's table of failure cases as sentences in the order of the rows, the table's own problems first."""
+    found = {}
+    for case in cases.itertuples():
+        if case.check == "column_in_dataframe":
+            found[-1, f"column {case.failure_case} is missing"] = None
+        elif case.index is None or pd.isna(case.index):
+            found[-1, case.check] = None
+        else:
+            row = int(case.index)
+            name = frame[f"{row_name}_id"][row] if f"{row_name}_id" in frame else ""
+            where = f"row {row + 2} ({row_name} {name})" if name else f"row {row + 2}"
+            if case.schema_context == "DataFrameSchema":  # reported once per column
+                found[row, f"{where}: {case.check}"] = None
+            elif case.check == "field_uniqueness":
+                found[row, f"{where}: {row_name}_id {case.failure_case!r} is used more than once"] = None
+            else:
+                value = f" {case.failure_case!r}" if case.failure_case else ""
+                found[row, f"{where}: {case.column}{value} {case.check}"] = None
+    return [sentence for _, sentence in sorted(found, key=lambda item: item[0])]
+
+
+SOURCES = ("phantom", "simulate", "manifest")
+
+
+def check_source(source: str) -> str:
+    """``source`` itself; raises ValueError when no such source exists."""
+    if source not in SOURCES:
+        raise ValueError(f"unknown data.source {source!r}; choose from {', '.join(SOURCES)}")
+    return source
+
+
+def collect_manifest(path: str | Path, folder: str | Path) -> pd.DataFrame:
+    """Check a user's manifest and write it to ``folder/manifest.csv`` with absolute paths; the images stay where they
+    are.
+
+    Raises ManifestError with every problem of the table, FileNotFoundError when there is none.
+    """
+    table = read_manifest(path)
+    table = table.loc[:, (table != "").any()]
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_csv(table, folder / "manifest.csv")
+    return table

@@ -1,0 +1,1 @@
+"""Pairs of known truth: the thoracic phantom, and pairs simulated from single CTs."""

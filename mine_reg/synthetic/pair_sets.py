@@ -1,0 +1,184 @@
+"""Whole sets of synthetic pairs, made by the phantom or from single CTs, as one folder with a ``manifest.csv``."""
+
+import os
+import shutil
+from functools import lru_cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from zlib import crc32
+
+import numpy as np
+import pandas as pd
+import SimpleITK as sitk
+import torch
+from joblib import Parallel, delayed
+from tqdm import tqdm
+
+from mine_reg.images.geometry import to_image
+from mine_reg.pairs.manifest import IMAGES, POINTS
+from mine_reg.storage.writing import write_csv
+from mine_reg.synthetic.phantom import SyntheticPair, grid_origin, make_pair
+from mine_reg.synthetic.scan_pairs import read_scan, simulate_pair
+
+
+def make_phantom_pairs(
+    folder: str | Path, pairs: int, size, spacing_mm: float, seed: int, workers: int = -1, device: str = "cpu"
+) -> pd.DataFrame:
+    """Make ``pairs`` phantom pairs, write them to ``folder`` and return the table that ``manifest.csv`` there holds.
+
+    size : voxels (D, H, W) of every image; spacing_mm : isotropic
+    seed : of the whole set; pair i of a set is the same whatever the number of pairs, size, spacing and workers
+    workers : processes, one torch thread each; -1 means all cores
+    device : ``"cpu"``, or ``"cuda"``, where one process makes all pairs
+
+    Per pair a folder ``<pair_id>/`` with fixed and moving (int16 HU), fixed_mask, moving_mask, fixed_mask_observer2
+    (uint8) as .nii.gz, and fixed_points.csv, moving_points.csv (x, y, z in LPS mm, row to row). Paths in the table are
+    relative to ``folder``. A pair appears there only when all are complete.
+    """
+    if pairs < 1:
+        raise ValueError(f"data.pairs is {pairs}; give at least 1")
+    names = [f"phantom_{number:03d}" for number in range(pairs)]
+    jobs = {
+        name: (_make_phantom, tuple(size), float(spacing_mm), 1000 * seed + number, device)
+        for number, name in enumerate(names)
+    }
+    rows = [
+        {**_files(name), "subject_id": name, "fixed_mask_observer2": f"{name}/fixed_mask_observer2.nii.gz"}
+        for name in names
+    ]
+    return _make_pairs(Path(folder), jobs, rows, 1 if device != "cpu" else workers)
+
+
+def make_simulated_pairs(
+    folder: str | Path,
+    scans: pd.DataFrame,
+    counts: dict[str, int],
+    size,
+    spacing_mm: float,
+    seed: int,
+    workers: int = -1,
+) -> pd.DataFrame:
+    """Make pairs of known truth from single CTs, as many for each split as ``counts`` says; else as
+    `make_phantom_pairs`.
+
+    scans : as from `manifest.read_scans`. The pairs of a split are dealt out evenly over its scans; without a split
+        column, subjects are drawn at random so that each split has its share of them
+    counts : number of pairs by split
+
+    There is no second observer. Raises ValueError when there are fewer than three subjects to divide, or, naming the
+    file, for a scan that cannot be used.
+    """
+    scans = scans.assign(split=draw_scan_split(scans, counts, seed))
+    jobs, rows = {}, []
+    for split, number in counts.items():
+        own = scans[scans["split"] == split]
+        # all pairs of a scan in a row: a process then prepares the scan once for several of them
+        for scan, share in zip(own.itertuples(), _shares(number, len(own)), strict=True):
+            for k in range(share):
+                name = f"{scan.scan_id}_{k:03d}"
+                jobs[name] = (
+                    _make_simulated,
+                    scan.image,
+                    scan.mask or None,
+                    tuple(size),
+                    float(spacing_mm),
+                    crc32(f"{seed}/{name}".encode()),
+                )
+                rows.append({**_files(name), "subject_id": scan.subject_id, "split": split})
+    return _make_pairs(Path(folder), jobs, rows, workers)
+
+
+def draw_scan_split(scans: pd.DataFrame, counts: dict[str, int], seed: int) -> list[str]:
+    """The scans' own split, or a random one by subject, in which every split of ``counts`` has its share of the
+    subjects and at least one.
+
+    Raises ValueError when a split that needs pairs has no scan, or there are too few subjects.
+    """
+    wanted = [split for split, number in counts.items() if number]
+    if (scans["split"] != "").all():
+        lacking = [split for split in wanted if not (scans["split"] == split).any()]
+        if lacking:
+            raise ValueError(
+                f"no scan has the split {', '.join(lacking)}, for which preprocess.split asks for pairs; "
+                "give it at least one"
+            )
+        return scans["split"].tolist()
+    subjects = sorted(scans["subject_id"].unique())
+    if len(subjects) < len(wanted):
+        raise ValueError(
+            f"{len(subjects)} subject(s) cannot be divided into {', '.join(wanted)}; give scans of at "
+            f"least {len(wanted)} people, "
+            "or a split column"
+        )
+    subjects = np.random.default_rng(seed).permutation(subjects).tolist()
+    total = sum(counts.values())
+    extra = _shares_by_weight(len(subjects) - len(wanted), [counts[split] / total for split in wanted])
+    labels = [split for split, more in zip(wanted, extra, strict=True) for _ in range(1 + more)]
+    return scans["subject_id"].map(dict(zip(subjects, labels, strict=True))).tolist()
+
+
+def write_pair(folder: Path, pair: SyntheticPair, spacing_mm: float, origin_xyz) -> None:
+    """Write one pair's images and points into ``folder``, which must not exist; what the pair does not have is left
+    out."""
+    folder.mkdir()
+    for name in IMAGES:
+        if getattr(pair, name) is not None:
+            dtype = "uint8" if "mask" in name else "int16"
+            image = to_image(getattr(pair, name), (spacing_mm,) * 3, origin_xyz, dtype=dtype)
+            sitk.WriteImage(image, str(folder / f"{name}.nii.gz"), useCompression=True)
+    for name in POINTS:
+        points = getattr(pair, f"{name}_xyz").cpu().numpy()
+        pd.DataFrame(points, columns=["x", "y", "z"]).to_csv(folder / f"{name}.csv", index=False, float_format="%.4f")
+
+
+def _make_pairs(folder: Path, jobs: dict[str, tuple], rows: list[dict], workers: int) -> pd.DataFrame:
+    """Run the jobs, each of which writes one pair, in a folder aside; bring all into place when they are complete, and
+    the table."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.resolve().parent) as made:
+        calls = (delayed(function)(Path(made) / name, *arguments) for name, (function, *arguments) in jobs.items())
+        parallel = Parallel(n_jobs=min(workers, len(jobs)) if workers > 0 else workers, return_as="generator_unordered")
+        for _ in tqdm(parallel(calls), total=len(jobs), desc="pairs", unit="pair"):
+            pass
+        for name in jobs:
+            shutil.rmtree(folder / name, ignore_errors=True)
+            os.replace(Path(made) / name, folder / name)
+    table = pd.DataFrame(rows)
+    write_csv(table, folder / "manifest.csv")
+    return table
+
+
+def _files(name: str) -> dict[str, str]:
+    return {
+        "pair_id": name,
+        **{image: f"{name}/{image}.nii.gz" for image in IMAGES[:4]},
+        **{p: f"{name}/{p}.csv" for p in POINTS},
+    }
+
+
+def _make_phantom(folder: Path, size, spacing_mm: float, seed: int, device: str) -> None:
+    torch.set_num_threads(1)
+    write_pair(folder, make_pair(size, spacing_mm, seed, device), spacing_mm, grid_origin(size, spacing_mm))
+
+
+def _make_simulated(folder: Path, image: str, mask: str | None, size, spacing_mm: float, seed: int) -> None:
+    torch.set_num_threads(1)
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+    scan = _scan(image, mask, size, spacing_mm)
+    write_pair(folder, simulate_pair(scan, seed), spacing_mm, scan.grid.GetOrigin())
+
+
+_scan = lru_cache(maxsize=1)(read_scan)  # one scan in memory per process, for the pairs made of it in a row
+
+
+def _shares(total: int, parts: int) -> list[int]:
+    return [total // parts + (i < total % parts) for i in range(parts)]
+
+
+def _shares_by_weight(total: int, weights: list[float]) -> list[int]:
+    """``total`` whole things divided in proportion to ``weights``: largest remainders first."""
+    exact = [total * weight for weight in weights]
+    shares = [int(e) for e in exact]
+    for i in sorted(range(len(weights)), key=lambda i: shares[i] - exact[i])[: total - sum(shares)]:
+        shares[i] += 1
+    return shares

@@ -1,0 +1,183 @@
+"""Registration pairs with known truth from single CTs: one scan, seen twice.
+
+As in the phantom, the fixed image (with contrast) is the scan at the grid's points and the moving image (without) the
+scan at psi of the grid's points, each sampled once from the scan itself; then each gets its own contrast,
+reconstruction kernel and noise.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+from scipy.ndimage import distance_transform_edt, gaussian_filter
+
+from mine_reg.images.ct import blood_hu, lung_mask, read_clipped, read_mask
+from mine_reg.images.geometry import averaged, centred_grid, on_grid, points_to_voxels, to_image, to_tensor
+from mine_reg.spatial import jacobian_determinant
+from mine_reg.synthetic.motion import spread_points
+from mine_reg.synthetic.phantom import SyntheticPair
+from mine_reg.synthetic.scan_motion import LATTICE_MM, SimulatedMotion, Thorax
+
+NATIVE_HU = 42.0  # blood without contrast agent
+_ENHANCED_HU = 105.0  # a scan whose blood is brighter has contrast agent in it
+_POINTS = 150
+_SMALLEST_JACOBIAN = 0.02
+
+
+class ScannedThorax:
+    """One CT, ready to make pairs of.
+
+    image : HU, clipped at -1024; lungs : mask on its grid (0 or 1)
+    size, spacing_mm : of the grid (D, H, W) that pairs are made on; it is centred on the lungs, axes L, P, S
+
+    Raises ValueError when the grid would hold no lung.
+    """
+
+    def __init__(self, image: sitk.Image, lungs: sitk.Image, size, spacing_mm: float):
+        lungs = sitk.Cast(lungs != 0, sitk.sitkFloat32)
+        inside = np.argwhere(sitk.GetArrayViewFromImage(lungs) > 0)
+        if not len(inside):
+            raise ValueError("the lung mask is empty")
+        self.image, self.lungs = averaged(image, spacing_mm), averaged(lungs, spacing_mm)
+        middle = (inside.min(0) + inside.max(0)) / 2
+        centre = image.TransformContinuousIndexToPhysicalPoint(middle[::-1].tolist())
+        self.grid = centred_grid(centre, size, spacing_mm)
+        self.thorax = Thorax(lungs, size, spacing_mm, centre)
+        self.blood_hu = blood_hu(image, lungs)
+
+    @property
+    def enhanced(self) -> bool:
+        """Whether the scan itself was made with contrast agent."""
+        return self.blood_hu > _ENHANCED_HU
+
+
+def simulate_pair(scan: ScannedThorax, seed: int, noise: bool = True, contrast: bool = True) -> SyntheticPair:
+    """A fixed and a moving scan of ``scan``'s subject, on its grid, with corresponding points in mm of the scan.
+
+    noise, contrast : False leaves out kernels and scanner noise, and the change of contrast, so that corresponding
+        points have equal intensity up to interpolation
+
+    Raises ArithmeticError should the motion fold anywhere, which its construction excludes.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    motion = SimulatedMotion.random(scan.thorax, generator)
+    _check_invertible(motion)
+    psi, still = motion.transform(), sitk.Transform()
+    fixed, moving = (on_grid(scan.image, scan.grid, -1024.0, t) for t in (still, psi))
+    masks = [on_grid(scan.lungs, scan.grid, 0.0, t) for t in (still, psi)]
+    fixed_points = _points(scan, generator)
+    moving_points = motion.inverse(fixed_points)
+    fixed, moving = (to_tensor(i)[0] for i in (fixed, moving))
+    fixed_mask, moving_mask = (to_tensor(m)[0] > 0.5 for m in masks)
+    if contrast:
+        agent = Agent(scan, generator)
+        fixed = fixed + agent.added(fixed, scan.grid, still) if not scan.enhanced else fixed
+        moving = moving - agent.removed(moving, scan.grid, psi) if scan.enhanced else moving
+    if noise:
+        fixed, moving = (_scanner(image, scan.grid.GetSpacing()[0], generator) for image in (fixed, moving))
+    return SyntheticPair(
+        fixed.clamp(-1024, 3071),
+        moving.clamp(-1024, 3071),
+        fixed_mask,
+        moving_mask,
+        None,
+        fixed_points.float(),
+        moving_points.float(),
+    )
+
+
+class Agent:
+    """Where contrast agent is, as part of a voxel, and how much of it: a bolus that reaches left and right at different
+    times."""
+
+    def __init__(self, scan: ScannedThorax, generator: torch.Generator):
+        self.thorax = thorax = scan.thorax
+        rise, tilt, liver = torch.rand(3, generator=generator).tolist()
+        self.rise_hu, self.tilt, self.liver_hu = 130 + 200 * rise, 0.8 * (tilt - 0.5), 10 + 40 * liver
+        self.blood_hu = scan.blood_hu if scan.enhanced else NATIVE_HU
+        outside_spine = np.hypot(self._across()[None, None], self._back()) > 27.0
+        z = thorax.origin_xyz[2] + LATTICE_MM * np.arange(thorax.size[0])
+        above = z[:, None, None] > thorax.base_z[None]
+        # 8 mm inside the rib cage: ribs and their muscles are left as they are
+        pool = (thorax.cavity_mm > 8) & above & outside_spine
+        below = (thorax.cavity_mm > 8) & ~above & outside_spine
+        self.pool, self.organs = (gaussian_filter(part.astype(np.float32), 0.8) for part in (pool, below))
+        self.lungs = gaussian_filter(thorax.lungs.astype(np.float32), 0.5)
+
+    def added(self, hu: torch.Tensor, grid: sitk.Image, psi: sitk.Transform) -> torch.Tensor:
+        """HU that the agent adds to an image without it, (D, H, W), sampled on ``grid`` through ``psi``."""
+        pool, organs, lungs, across = self._on(grid, psi)
+        # in the mediastinum all soft tissue counts as blood or as supplied by it; in the lungs the part of a voxel that
+        # is vessel
+        blood = pool * (1 - lungs) * ((hu + 20) / 50).clamp(0, 1) * (1 - ((hu - 150) / 150).clamp(0, 1))
+        vessels = lungs * ((hu + 720) / 760).clamp(0, 1)
+        phase = 1 + self.tilt * torch.tanh(across / 40)
+        return self.rise_hu * phase * (0.75 * blood + vessels) + self.liver_hu * organs * ((hu + 20) / 50).clamp(0, 1)
+
+    def removed(self, hu: torch.Tensor, grid: sitk.Image, psi: sitk.Transform) -> torch.Tensor:
+        """HU that the agent added to an image with it: what blood is brighter than without, and its part of partly
+        filled voxels."""
+        pool, organs, lungs, _ = self._on(grid, psi)
+        blood = pool * (1 - lungs) * 0.92 * (hu - NATIVE_HU).clamp(min=0) * (1 - ((hu - 600) / 200).clamp(0, 1))
+        vessels = lungs * ((hu + 720) / (720 + self.blood_hu)).clamp(0, 1) * (self.blood_hu - NATIVE_HU)
+        return blood + vessels + organs * 0.5 * self.liver_hu * ((hu - 40) / 60).clamp(0, 1)
+
+    def _across(self):
+        return self.thorax.origin_xyz[0] + LATTICE_MM * np.arange(self.thorax.size[2]) - self.thorax.centre_x
+
+    def _back(self):
+        y = self.thorax.origin_xyz[1] + LATTICE_MM * np.arange(self.thorax.size[1])
+        return (y[None, :] - self.thorax.spine_y[:, None])[:, :, None]
+
+    def _on(self, grid: sitk.Image, psi: sitk.Transform) -> list[torch.Tensor]:
+        across = np.broadcast_to(self._across()[None, None].astype(np.float32), self.thorax.size)
+        lattice = [
+            to_image(part, (LATTICE_MM,) * 3, self.thorax.origin_xyz)
+            for part in (self.pool, self.organs, self.lungs, across)
+        ]
+        return [
+            to_tensor(sitk.Resample(part, grid, psi, sitk.sitkLinear, 0.0, sitk.sitkFloat32))[0] for part in lattice
+        ]
+
+
+def _scanner(image: torch.Tensor, spacing_mm: float, generator: torch.Generator) -> torch.Tensor:
+    """A reconstruction kernel of random softness (0 to 0.9 mm, before the voxels average) and noise whose SD falls with
+    voxel size."""
+    softness, level = torch.rand(2, generator=generator).tolist()
+    blurred = torch.from_numpy(gaussian_filter(image.numpy(), 0.9 * softness / spacing_mm)) if softness else image
+    sd = (12 + 22 * level) * (1.3 - 0.6 * softness) / (1 + spacing_mm / 3)
+    return blurred + sd * torch.randn(image.shape, generator=generator)
+
+
+def _points(scan: ScannedThorax, generator: torch.Generator) -> torch.Tensor:
+    """Points spread over the lungs at least 4 mm inside them, x, y, z mm (N, 3)."""
+    depth = distance_transform_edt(scan.thorax.lungs) * LATTICE_MM
+    nodes = np.argwhere(depth > 2 * LATTICE_MM)
+    chosen = nodes[torch.randint(len(nodes), (12000,), generator=generator).numpy()] if len(nodes) else nodes
+    jitter = torch.rand(len(chosen), 3, generator=generator).numpy() - 0.5
+    pool = torch.from_numpy((chosen + jitter)[:, ::-1] * LATTICE_MM + scan.thorax.origin_xyz)
+    index = points_to_voxels(pool.numpy(), scan.grid).numpy()[:, ::-1]
+    inside = ((index >= 0) & (index <= np.array(scan.grid.GetSize()) - 1)).all(1)
+    if inside.sum() < 10:
+        raise ValueError("fewer than 10 places inside the lungs lie in the grid; is the lung mask right?")
+    return spread_points(pool[torch.from_numpy(inside)], _POINTS)
+
+
+def _check_invertible(motion: SimulatedMotion) -> None:
+    smallest = jacobian_determinant(motion.displacement).min().item()
+    if smallest <= _SMALLEST_JACOBIAN:
+        raise ArithmeticError(f"the simulated motion folds: its smallest Jacobian determinant is {smallest:.3f}")
+
+
+def read_scan(path: str | Path, mask: str | Path | None, size, spacing_mm: float) -> ScannedThorax:
+    """A CT and its lung mask (made by `lungs.lung_mask` when None) as a `ScannedThorax`.
+
+    Raises FileNotFoundError or ValueError, one sentence that names the file.
+    """
+    image = read_clipped(path)
+    try:
+        lungs = read_mask(mask, image, "mask", path) if mask else lung_mask(image)
+        return ScannedThorax(image, lungs, size, spacing_mm)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None

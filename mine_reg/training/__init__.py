@@ -1,0 +1,1 @@
+"""Fitting the networks: similarity, augmentation, Lightning modules, and trained networks on disk."""

@@ -1,0 +1,111 @@
+"""What a training pair looks like each time it is drawn: shifted and flipped (section 2.4 of the paper), moved, cut,
+seen by another scanner.
+
+`AsInClinics` makes of the study's pairs such as clinics have them: scans that end too early, one lung alone, other
+windows and scanners.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import Dataset
+
+DISTANCE = "fixed_lung_distance_mm"
+VOLUMES = ("fixed", "moving", "fixed_mask", "moving_mask", DISTANCE)
+VALIDATION_POINTS = (
+    "fixed_points",
+    "moving_points",
+    "spacing_mm",
+)  # for validation alone; pairs differ in their number
+
+
+def shift_and_flip(volume: Tensor, shift: list[int], flips: list[int], outside: float = 0.0) -> Tensor:
+    """Augmentation of section 2.4 for (B, C, D, H, W): pad with ``outside`` (air) on one side, crop on the other, flip
+    axes."""
+    # negative padding crops, so one call shifts by padding and cropping
+    padding = [amount for step in reversed(shift) for amount in (step, -step)]
+    return F.pad(volume, padding, value=outside).flip([axis + 2 for axis in flips])
+
+
+def augment(batch: dict, shift_voxels: int, flip_axes: list[int]) -> dict:
+    """One random shift and flip for all volumes (B, C, D, H, W) of a training batch, so that a pair stays a pair."""
+    shift = torch.randint(-shift_voxels, shift_voxels + 1, (3,)).tolist()
+    flips = [axis for axis in flip_axes if torch.rand(()) < 0.5]
+    return {
+        name: shift_and_flip(volume, shift, flips, outside=255.0 if name == DISTANCE else 0.0)
+        for name, volume in batch.items()
+    }
+
+
+def random_affine(
+    count: int, degrees: float, translation: float, scale: float, generator: torch.Generator | None = None
+) -> Tensor:
+    """Random affine maps (count, 3, 4) in normalised coordinates, on the CPU: rotations up to ``degrees`` about each
+    axis, shifts up to ``translation`` of the half width, scaling by up to 1 +- ``scale`` along each axis. None: torch's
+    own random numbers."""
+
+    def uniform(limit: float) -> Tensor:
+        return (torch.rand(count, 3, generator=generator) * 2 - 1) * limit
+
+    angles = uniform(torch.pi * degrees / 180)
+    skew = torch.zeros(count, 3, 3)
+    for (i, j), angle in zip(((1, 2), (2, 0), (0, 1)), angles.unbind(1), strict=True):
+        skew[:, i, j], skew[:, j, i] = -angle, angle
+    matrix = torch.linalg.matrix_exp(skew) * (1 + uniform(scale))[:, None]
+    return torch.cat([matrix, uniform(translation)[:, :, None]], dim=2)
+
+
+_CUT = 0.35  # of pairs; an image ends within the lungs on one side
+_DEPTH = 0.3  # of the grid's width, at most, is cut off
+_BOTH = 0.5  # of cuts hit both images, at depths of their own
+_STRENGTH = 0.1  # of the change of contrast
+_NOISE = 0.03  # SD at most, of the window's width
+
+
+class AsInClinics(Dataset):
+    """``pairs`` (dictionaries of (1, D, H, W) tensors, as `pair_data.PairDataset` gives them) with random cuts,
+    contrasts and noise.
+
+    Random numbers are torch's own, so that they follow the seed of the training.
+    """
+
+    def __init__(self, pairs: Dataset):
+        self.pairs = pairs
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> dict:
+        pair = dict(self.pairs[index])
+        if _chance(_CUT):
+            axis, end = int(torch.randint(3, ())), int(torch.randint(2, ()))
+            first = int(torch.randint(2, ()))
+            for number, name in enumerate(("fixed", "moving")):
+                if number == first or _chance(_BOTH):
+                    _cut(pair, name, axis, end, float(torch.rand(())) * _DEPTH)
+        for name in ("fixed", "moving"):
+            pair[name] = _seen_by_another_scanner(pair[name])
+        return pair
+
+
+def _chance(probability: float) -> bool:
+    return bool(torch.rand(()) < probability)
+
+
+def _cut(pair: dict, name: str, axis: int, end: int, depth: float) -> None:
+    """Beyond the end of a scan there is air, no lung, and nothing to look at."""
+    volume = pair[name]
+    n = volume.shape[axis + 1]
+    count = round(depth * n)
+    beyond = slice(n - count, n) if end else slice(0, count)
+    where = (slice(None), *(beyond if other == axis else slice(None) for other in range(3)))
+    for key, outside in ((name, 0.0), (f"{name}_mask", 0.0), *(((DISTANCE, 255.0),) if name == "fixed" else ())):
+        pair[key] = pair[key].clone()
+        pair[key][where] = outside
+
+
+def _seen_by_another_scanner(image: Tensor) -> Tensor:
+    """Another slope of soft tissue, and noise where there is a body; air stays 0."""
+    gamma = 1 + _STRENGTH * (2 * float(torch.rand(())) - 1)
+    noisy = image.clamp_min(0) ** gamma + float(torch.rand(())) * _NOISE * torch.randn_like(image) * (image > 0)
+    return noisy.clamp(0, 1)

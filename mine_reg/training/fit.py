@@ -1,0 +1,205 @@
+"""Fitting a network with Lightning: loading, several devices, restart after an interruption, the best validation
+model."""
+
+import logging
+import shutil
+import warnings
+from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from tqdm import tqdm
+
+from mine_reg.storage.results import digest, locked
+from mine_reg.training.augmentation import VOLUMES
+from mine_reg.training.modules import RegistrationTraining
+from mine_reg.training.weights import save_network
+
+
+class PairData(L.LightningDataModule):
+    """Training and validation pairs; with several processes each sees its share, in training a new one every epoch.
+
+    training, validation : datasets of dictionaries with tensors (C, D, H, W) named as in ``training.VOLUMES``, and for
+        validation, where there are points, those of ``training.POINTS``
+    identity : tells one set of pairs from another, for `fit` to know whether an interrupted training saw the same
+    """
+
+    def __init__(self, cfg: SimpleNamespace, training: Dataset, validation: Dataset, identity: bytes):
+        super().__init__()
+        self.cfg, self.training, self.validation, self.identity, self.first_epoch = (
+            cfg,
+            training,
+            validation,
+            identity,
+            0,
+        )
+
+    def on_after_batch_transfer(self, batch: dict, _index: int) -> dict:
+        """Volumes as float32: they may be kept in memory, and sent to the device, as float16 images and uint8 masks."""
+        return {name: value.float() if name in VOLUMES else value for name, value in batch.items()}
+
+    def train_dataloader(self) -> DataLoader:
+        sampler = DistributedSampler(
+            self.training, self.trainer.world_size, self.trainer.global_rank, seed=self.cfg.seed
+        )
+        sampler.set_epoch(self.first_epoch)  # Lightning makes the first order before it says the epoch
+        return self._loader(self.training, self.cfg.batch_size, sampler)
+
+    def val_dataloader(self) -> DataLoader:
+        mine = range(self.trainer.global_rank, len(self.validation), self.trainer.world_size)
+        return self._loader(self.validation, 1, mine)
+
+    def _loader(self, data: Dataset, batch_size: int, sampler) -> DataLoader:
+        workers = self.cfg.loader_workers
+        return DataLoader(data, batch_size, sampler=sampler, num_workers=workers, persistent_workers=workers > 0)
+
+
+class Progress(Callback):
+    """One plain bar over all steps and a line for each validation, readable in a terminal, a notebook and a log."""
+
+    def on_train_start(self, trainer: L.Trainer, _module: L.LightningModule) -> None:
+        self.bar = tqdm(
+            total=trainer.estimated_stepping_batches,
+            initial=trainer.global_step,
+            desc="training",
+            unit="step",
+            mininterval=5,
+            disable=not trainer.is_global_zero,
+        )
+
+    def on_train_batch_end(self, _trainer: L.Trainer, *_args) -> None:
+        self.bar.update()
+
+    def on_validation_end(self, trainer: L.Trainer, _module: L.LightningModule) -> None:
+        if trainer.is_global_zero:
+            values = {
+                name: float(value)
+                for name, value in trainer.callback_metrics.items()
+                if name.startswith(("train_", "val_"))
+            }
+            tqdm.write(
+                f"step {trainer.global_step:5d}  " + "  ".join(f"{name} {value:.4f}" for name, value in values.items())
+            )
+
+    def on_train_end(self, _trainer: L.Trainer, _module: L.LightningModule) -> None:
+        self.bar.close()
+
+
+def fit(module: RegistrationTraining, data: PairData, out: Path, work: Path, curves: Path | None = None) -> dict:
+    """Train ``module`` on ``data`` and leave the best validation model in ``out``.
+
+    out : receives ``weights.safetensors``, ``settings.json`` and, where the similarity is MINE,
+        ``statistic.safetensors``
+    curves : receives the learning curves that DVCLive logs; None: none are logged, and DVCLive is not needed
+    work : checkpoints live here until the training is complete; an interrupted run with the same settings, data and
+        first weights (those of the AffineNet below a DeformNet among them) goes on from the last one, and draws the
+        same random numbers as an uninterrupted run
+
+    Under torchrun or SLURM every process calls this; pairs are split among them, gradients averaged, and the first one
+    writes.
+
+    Returns ``val_loss``, the validation loss that chose the model, and ``skipped_steps``, how many had gradients that
+    were not finite. Raises ValueError when the last epoch would not be validated.
+    """
+    cfg = module.cfg
+    if cfg.epochs % cfg.validate_every:
+        raise ValueError(f"epochs ({cfg.epochs}) must be a multiple of validate_every ({cfg.validate_every})")
+    _quieten_lightning()
+    work = work / digest(
+        vars(cfg), data.identity, *(value.cpu().numpy().tobytes() for value in module.state_dict().values())
+    )
+    # saved after the epoch, not after its validation: Lightning would resume the latter in the middle of the epoch
+    when = {"every_n_epochs": cfg.validate_every, "save_on_train_epoch_end": True, "enable_version_counter": False}
+    best = ModelCheckpoint(work, filename="best", monitor=module.monitor, mode="min", **when)
+    trainer = _trainer(module, work, [best, ModelCheckpoint(work, filename="last", **when), Progress()])
+    with locked(work) if trainer.is_global_zero else nullcontext():
+        last = work / "last.ckpt"
+        resumed = _prepare(trainer, data, work, last, with_curves=curves is not None)
+        trainer.fit(module, datamodule=data, ckpt_path=last if resumed else None)
+        skipped = int(module.skipped)  # the best model's checkpoint may hold fewer
+        module.load_state_dict(torch.load(best.best_model_path, weights_only=False)["state_dict"])
+        trainer.strategy.barrier()  # all have read before the first one deletes
+        if trainer.is_global_zero:
+            save_network(module.network, getattr(module.similarity, "statistic", None), vars(cfg), out)
+            if curves is not None:
+                shutil.rmtree(curves, ignore_errors=True)
+                shutil.copytree(work / "curves", curves)
+            shutil.rmtree(work)
+    trainer.strategy.barrier()
+    return {"val_loss": float(best.best_model_score), "skipped_steps": skipped}
+
+
+def _trainer(module: RegistrationTraining, work: Path, callbacks: list[Callback]) -> L.Trainer:
+    cfg = module.cfg
+    if cfg.patience is not None:
+        stop = EarlyStopping(
+            module.monitor, mode="min", min_delta=1e-4, patience=cfg.patience, check_on_train_epoch_end=True
+        )
+        callbacks = [*callbacks, stop]
+    several = cfg.devices != 1 or cfg.nodes != 1
+    return L.Trainer(
+        max_epochs=cfg.epochs,
+        accelerator=cfg.accelerator,
+        devices=cfg.devices,
+        num_nodes=cfg.nodes,
+        strategy="ddp_find_unused_parameters_true" if several else "auto",
+        precision=cfg.precision,
+        gradient_clip_val=cfg.gradient_clip,
+        check_val_every_n_epoch=cfg.validate_every,
+        num_sanity_val_steps=0,
+        callbacks=callbacks,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        log_every_n_steps=1,
+        default_root_dir=work,
+        use_distributed_sampler=False,
+    )
+
+
+def _prepare(trainer: L.Trainer, data: PairData, work: Path, last: Path, with_curves: bool) -> bool:
+    """Whether an interrupted training goes on; ``data`` and the learning curves so far are brought to where it
+    stopped."""
+    resumed = last.exists()
+    if resumed:
+        state = torch.load(last, weights_only=False)
+        data.first_epoch = state["epoch"] + 1
+    if trainer.is_global_zero:
+        if resumed:
+            (work / "curves/metrics.json").unlink(
+                missing_ok=True
+            )  # a summary, perhaps half-written; DVCLive would read it
+            _drop_rows_after(work / "curves", state["global_step"])
+        else:
+            shutil.rmtree(work / "curves", ignore_errors=True)
+        if with_curves:
+            from dvclive.lightning import DVCLiveLogger
+
+            folder = str(work / "curves")
+            trainer.loggers = [DVCLiveLogger(dir=folder, save_dvc_exp=False, dvcyaml=None, report=None, resume=resumed)]
+    return resumed
+
+
+def _quieten_lightning() -> None:
+    """Hardware and advertisements at every start, and warnings about what is as it should be."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for message in (
+        "Checkpoint directory .* exists and is not empty|.*does not have many workers|.*in eval mode",
+        ".*LeafSpec.*|Starting from v1.9.0",  # Lightning's own use of torch
+        "The ``compute`` method of metric MeanMetric was called before",  # pairs without points
+        "It is recommended to use .*sync_dist=True",  # training means are of the first process
+    ):
+        warnings.filterwarnings("ignore", message=message)
+
+
+def _drop_rows_after(curves: Path, step: int) -> None:
+    """Rows written between the last checkpoint and the interruption will be written again; the last may be half a
+    row."""
+    for path in curves.rglob("*.tsv"):
+        rows = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        kept = [row for row in rows[1:] if row.endswith("\n") and int(row.split("\t")[0]) < step]
+        path.write_text("".join(rows[:1] + kept), encoding="utf-8")

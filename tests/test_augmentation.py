@@ -1,0 +1,44 @@
+"""Variation of training pairs: what is beyond the end of a scan is air, no lung and not looked at; air stays air."""
+
+import torch
+
+from mine_reg.training.augmentation import DISTANCE, AsInClinics
+
+
+def pair() -> dict:
+    torch.manual_seed(0)
+    image = torch.rand(1, 10, 12, 14) + 0.1
+    image[:, 4:6, 4:6, 4:6] = 0.0
+    return {
+        "fixed": image,
+        "moving": image.clone(),
+        "fixed_mask": torch.ones_like(image),
+        "moving_mask": torch.ones_like(image),
+        DISTANCE: torch.zeros_like(image),
+    }
+
+
+def test_pairs_vary_and_the_originals_do_not():
+    given = pair()
+    data = AsInClinics([given])
+    torch.manual_seed(3)
+    drawn = [data[0] for _ in range(40)]
+    cut = [(p["fixed_mask"] == 0).any().item() or (p["moving_mask"] == 0).any().item() for p in drawn]
+    assert 4 < sum(cut) < 25
+    for p in drawn:
+        for name in ("fixed", "moving"):
+            assert p[name].shape == given[name].shape and p[name].min() >= 0 and p[name].max() <= 1
+            assert (p[name][given[name] == 0] == 0).all() and (p[name][p[f"{name}_mask"] == 0] == 0).all()
+        assert ((p[DISTANCE] == 255) == (p["fixed_mask"] == 0)).all()
+    assert not torch.equal(drawn[0]["fixed"], drawn[1]["fixed"])
+    for name, value in pair().items():
+        assert torch.equal(given[name], value)
+
+
+def test_the_same_random_numbers_give_the_same_pair():
+    data = AsInClinics([pair()])
+    drawn = []
+    for _ in range(2):
+        torch.manual_seed(5)
+        drawn.append(data[0])
+    assert all(torch.equal(drawn[0][name], value) for name, value in drawn[1].items())

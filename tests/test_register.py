@@ -1,0 +1,310 @@
+"""Registration of one pair: the composition of networks, grids and start is checked by hand; wrong input is refused in
+a sentence."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import SimpleITK as sitk
+import torch
+from scipy.spatial.transform import Rotation
+from typer.testing import CliRunner
+
+import mine_reg
+from mine_reg.cli import app
+from mine_reg.images.geometry import same_grid, to_image
+from mine_reg.images.transforms import map_points, read_transform
+from mine_reg.models import AffineNet, DeformNet
+from mine_reg.pair_tool.files import register_files
+from mine_reg.pair_tool.register import register
+from mine_reg.synthetic.phantom import grid_origin, make_pair
+from mine_reg.training.weights import load_weights_file, save_network, save_weights_file
+
+SIZE, SPACING = (56, 56, 56), 6.0
+THETA = torch.tensor([[1.03, 0.02, 0.0, 0.05], [0.0, 0.98, 0.01, -0.02], [0.02, 0.0, 1.01, 0.03]])
+DISPLACEMENT = torch.tensor([0.6, -0.4, 0.8])  # voxels of whatever grid DeformNet sees, z, y, x
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """Networks that answer THETA and, inside the grid, DISPLACEMENT to anything."""
+    folder = tmp_path_factory.mktemp("weights")
+    affinenet, deformnet = AffineNet((4, 8)), DeformNet((4, 8))
+    with torch.no_grad():
+        affinenet.parameters_head.bias.copy_(((THETA - torch.eye(3, 4)) / 0.1).flatten())
+        deformnet.field.weight.zero_()
+        deformnet.field.bias.copy_(DISPLACEMENT)
+    save_network(
+        affinenet,
+        None,
+        {
+            "channels": [4, 8],
+            "largest_size": 96,
+            "passes": 1,
+            "pooling": "moments",
+            "last_norm": True,
+            "coordinates": False,
+        },
+        folder / "affinenet",
+    )
+    save_network(
+        deformnet,
+        None,
+        {"channels": [4, 8], "first_stride": 2, "passes": 1, "smoothing": 0.0, "local_contrast": False},
+        folder / "deformnet",
+    )
+    save_weights_file(folder / "affinenet", folder / "deformnet", folder / "test.safetensors", {"data": "none"})
+    return folder / "test.safetensors"
+
+
+def turned(values: torch.Tensor, shift=(0.0, 0.0, 0.0), angle=0.0, dtype="int16") -> sitk.Image:
+    """A volume of the phantom with its axes turned in space, so that anatomy stays where it is, and then shifted as a
+    whole."""
+    image = to_image(values, (SPACING,) * 3, grid_origin(SIZE, SPACING), dtype=dtype)
+    if angle:
+        grid = sitk.Image([64, 60, 58], sitk.sitkInt16)
+        grid.SetSpacing((5.5, 6.0, 6.5))
+        direction = Rotation.from_rotvec([0.0, 0.05, angle]).as_matrix()
+        grid.SetDirection(direction.ravel())
+        grid.SetOrigin((-direction @ (np.array(grid.GetSize()) - 1) / 2 * np.array(grid.GetSpacing())).tolist())
+        image = sitk.Resample(
+            image,
+            grid,
+            sitk.Transform(),
+            sitk.sitkNearestNeighbor if dtype == "uint8" else sitk.sitkLinear,
+            0 if dtype == "uint8" else -1024,
+        )
+    image.SetOrigin((np.array(image.GetOrigin()) + shift).tolist())
+    return image
+
+
+@pytest.fixture(scope="module")
+def pair():
+    return make_pair(SIZE, SPACING, 3)
+
+
+@pytest.mark.parametrize("shift", [(0.0, 0.0, 0.0), (150.0, -40.0, 260.0)], ids=["near", "far"])
+def test_the_transform_is_the_networks_answer_in_physical_space(pair, weights, shift):
+    fixed, moving = turned(pair.fixed, angle=0.1), turned(pair.moving, shift, angle=-0.15)
+    result = register(fixed, moving, weights, device="cpu")
+    assert same_grid(result.moved, fixed) and result.moved.GetPixelID() == sitk.sitkInt16
+
+    grid, start = result.dvf, np.array(result.report["start_mm"])
+    assert (np.linalg.norm(start) > 0) == (np.linalg.norm(shift) > 0)
+    if start.any():
+        np.testing.assert_allclose(start, np.negative(shift), atol=40)  # lungs breathe, so the centres differ
+    assert grid.GetDirection() == tuple(np.eye(3).ravel())
+    half = (np.array(grid.GetSize()) - 1) / 2
+    for index in (
+        np.random.default_rng(0).uniform(0.25, 0.75, (20, 3)) * 2 * half
+    ):  # x, y, z, away from the border where u fades
+        voxel = (
+            index + 4 * DISPLACEMENT.numpy()[::-1]
+        ) / half - 1  # one coarse pass, worth two fine ones, and two fine ones
+        voxel = THETA.numpy() @ [*voxel, 1]
+        expected = np.array(grid.TransformContinuousIndexToPhysicalPoint(((voxel + 1) * half).tolist())) - start
+        got = result.transform.TransformPoint(grid.TransformContinuousIndexToPhysicalPoint(index.tolist()))
+        np.testing.assert_allclose(got, expected, atol=1e-2)
+    corner = grid.TransformIndexToPhysicalPoint((0, 0, 0))  # no step where the field ends
+    np.testing.assert_allclose(
+        result.transform.TransformPoint(corner), map_points(result.transform, [np.array(corner) - 1e-3])[0], atol=0.01
+    )
+
+
+def test_the_report_measures_with_masks_and_points(pair, weights, tmp_path):
+    fixed, moving = turned(pair.fixed), turned(pair.moving)
+    masks = {
+        "fixed_mask": turned(pair.fixed_mask, dtype="uint8"),
+        "moving_mask": turned(pair.moving_mask, dtype="uint8"),
+    }
+    points = {"fixed_points": pair.fixed_points_xyz.numpy(), "moving_points": pair.moving_points_xyz.numpy()}
+    result = mine_reg.register(fixed, moving, weights, device="cpu", **masks, **points)
+    report = result.report
+    distance = np.linalg.norm(points["fixed_points"] - points["moving_points"], axis=1).mean()
+    assert report["tre_mm_before"] == pytest.approx(distance, rel=1e-4)
+    mapped = map_points(result.transform, points["fixed_points"])
+    assert report["tre_mm_after"] == pytest.approx(np.linalg.norm(mapped - points["moving_points"], axis=1).mean())
+    assert 0 < report["dsc_after"] < report["dsc_before"] < 1  # these networks only disturb
+    assert report["mutual_information_after"] < report["mutual_information_before"]
+    assert any("mutual information did not rise" in sentence for sentence in report["warnings"])
+    assert report["folding_percent"] == 0 and report["seconds"]["total"] > 0
+
+
+def test_files_come_out_complete_and_apply_repeats_them(pair, weights, tmp_path):
+    for name in ("fixed", "moving"):
+        sitk.WriteImage(turned(getattr(pair, name), angle=0.1), str(tmp_path / f"{name}.nii.gz"))
+    sitk.WriteImage(turned(pair.moving_mask, angle=0.1, dtype="uint8"), str(tmp_path / "label.nii.gz"))
+    pd.DataFrame(pair.fixed_points_xyz.numpy(), columns=list("xyz")).to_csv(tmp_path / "points.csv", index=False)
+    pd.DataFrame(pair.moving_points_xyz.numpy(), columns=list("xyz")).to_csv(
+        tmp_path / "moving_points.csv", index=False
+    )
+    out = tmp_path / "out"
+    command = [
+        "register",
+        str(tmp_path / "fixed.nii.gz"),
+        str(tmp_path / "moving.nii.gz"),
+        "--out",
+        str(out),
+        "--weights",
+        str(weights),
+        "--device",
+        "cpu",
+        "--inverse",
+        "--learn2reg",
+    ]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    assert {path.name for path in out.iterdir() if not path.name.startswith(".")} == {
+        "moved.nii.gz",
+        "dvf.nii.gz",
+        "report.json",
+        "transform.h5",
+        "0GenericAffine.mat",
+        "1Warp.nii.gz",
+        "inverse.h5",
+        "1InverseWarp.nii.gz",
+        "learn2reg_displacement.nii.gz",
+    }
+    report = json.loads((out / "report.json").read_text())
+    assert report["inverse_max_error_mm"] < 0.5
+
+    for name, dtype in (("fixed_mask", "uint8"), ("moving", "int16"), ("moving_mask", "uint8")):
+        shift = (0.0, 0.0, 0.0) if name == "fixed_mask" else (900.0, 0.0, 0.0)
+        sitk.WriteImage(
+            turned(getattr(pair, name), shift, angle=0.1, dtype=dtype), str(tmp_path / f"far_{name}.nii.gz")
+        )
+    register_files(
+        tmp_path / "fixed.nii.gz",
+        tmp_path / "far_moving.nii.gz",
+        tmp_path / "far",
+        weights=weights,
+        device="cpu",
+        fixed_mask=tmp_path / "far_fixed_mask.nii.gz",
+        moving_mask=tmp_path / "far_moving_mask.nii.gz",
+    )
+    assert (
+        json.loads((tmp_path / "far/report.json").read_text(), parse_constant=pytest.fail)["hd_mm_before"] is None
+    )  # no lungs on the fixed grid: inf
+
+    again = [
+        "apply",
+        str(out / "transform.h5"),
+        str(tmp_path / "moving.nii.gz"),
+        str(tmp_path / "again.nii.gz"),
+        "--reference",
+        str(tmp_path / "fixed.nii.gz"),
+    ]
+    assert CliRunner().invoke(app, again).exit_code == 0
+    moved, repeated = (
+        sitk.GetArrayFromImage(sitk.ReadImage(str(path))) for path in (out / "moved.nii.gz", tmp_path / "again.nii.gz")
+    )
+    assert np.abs(moved - repeated).max() <= 1
+    evaluate = ["evaluate", str(tmp_path / "fixed.nii.gz"), str(tmp_path / "moving.nii.gz")]
+    points = [
+        "--fixed-points",
+        str(tmp_path / "points.csv"),
+        "--moving-points",
+        str(tmp_path / "moving_points.csv"),
+        "--out",
+        str(tmp_path / "scores.json"),
+    ]
+    scores = []
+    for files in (["transform.h5"], ["1Warp.nii.gz", "0GenericAffine.mat"]):
+        assert CliRunner().invoke(app, [*evaluate, *(str(out / name) for name in files), *points]).exit_code == 0
+        scores.append(json.loads((tmp_path / "scores.json").read_text()))
+    assert scores[0] == pytest.approx(scores[1], abs=1e-3)
+    mapped = map_points(read_transform(out / "transform.h5"), pair.fixed_points_xyz.numpy())
+    assert scores[0]["tre_mm_after"] == pytest.approx(
+        np.linalg.norm(mapped - pair.moving_points_xyz.numpy(), axis=1).mean(), abs=1e-3
+    )
+    assert scores[0]["folding_percent"] == 0
+
+    label = [
+        "apply",
+        str(out / "transform.h5"),
+        str(tmp_path / "label.nii.gz"),
+        str(tmp_path / "moved_label.nii.gz"),
+        "--reference",
+        str(tmp_path / "fixed.nii.gz"),
+        "--label",
+    ]
+    assert CliRunner().invoke(app, label).exit_code == 0
+    assert set(np.unique(sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "moved_label.nii.gz"))))) == {0, 1}
+    points = ["apply", str(out / "transform.h5"), str(tmp_path / "points.csv"), str(tmp_path / "mapped.csv")]
+    assert CliRunner().invoke(app, points).exit_code == 0
+    np.testing.assert_allclose(pd.read_csv(tmp_path / "mapped.csv"), mapped, atol=1e-3)
+
+
+def test_a_batch_goes_on_after_a_bad_pair_and_does_nothing_twice(pair, weights, tmp_path, monkeypatch):
+    for name, dtype in (("fixed", "int16"), ("moving", "int16"), ("fixed_mask", "uint8"), ("moving_mask", "uint8")):
+        sitk.WriteImage(turned(getattr(pair, name), dtype=dtype), str(tmp_path / f"{name}.nii.gz"))
+    sitk.WriteImage(turned(pair.moving * 0 - 1000), str(tmp_path / "air.nii.gz"))
+    columns = "pair_id,fixed,moving,fixed_mask,moving_mask"
+    rows = [
+        f"{name},fixed.nii.gz,{moving}.nii.gz,fixed_mask.nii.gz,moving_mask.nii.gz"
+        for name, moving in (("a", "moving"), ("b", "air"), ("c", "moving"))
+    ]
+    (tmp_path / "pairs.csv").write_text("\n".join([columns, *rows]) + "\n")
+    command = [
+        "batch",
+        str(tmp_path / "pairs.csv"),
+        "--out",
+        str(tmp_path / "out"),
+        "--weights",
+        str(weights),
+        "--device",
+        "cpu",
+    ]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 1 and "lists 3 pairs, 1 of which could not be registered" in done.stdout
+    summary = pd.read_csv(tmp_path / "out/summary.csv").set_index("pair_id")
+    assert "air.nii.gz has no voxel above -500 HU" in summary.loc["b", "error"] and summary[
+        "error"
+    ].isna().tolist() == [True, False, True]
+    assert summary.loc["a", "dsc_after"] == summary.loc["c", "dsc_after"] > 0
+    assert not (tmp_path / "out/b").exists() and (tmp_path / "out/a/transform.h5").is_file()
+
+    sitk.WriteImage(turned(pair.moving), str(tmp_path / "air.nii.gz"))  # mended
+    monkeypatch.setattr("mine_reg.pair_tool.files.register", _only(tmp_path / "air.nii.gz"))
+    assert CliRunner().invoke(app, command).exit_code == 0
+    assert pd.read_csv(tmp_path / "out/summary.csv")["error"].isna().all()
+
+
+def _only(allowed):
+    """`register` that refuses any other moving image: the others must not be done again."""
+
+    def call(fixed, moving, **options):
+        assert moving == allowed
+        return register(fixed, moving, **options)
+
+    return call
+
+
+def test_wrong_input_is_refused_in_a_sentence(pair, weights, tmp_path):
+    fixed, moving = turned(pair.fixed), turned(pair.moving)
+    magnetic = sitk.Cast(
+        sitk.GetImageFromArray(np.random.default_rng(0).integers(0, 900, (20, 20, 20))), sitk.sitkFloat32
+    )
+    with pytest.raises(ValueError, match="moving: found only .* litres of air inside a body; is it a chest CT in HU"):
+        register(fixed, magnetic, weights)
+    with pytest.raises(ValueError, match="fixed must be a scalar volume"):
+        register(fixed[:, :, 0], moving, weights)
+    with pytest.raises(ValueError, match="fixed_mask is on another grid than fixed"):
+        register(
+            fixed,
+            moving,
+            weights,
+            fixed_mask=turned(pair.fixed_mask, angle=0.1, dtype="uint8"),
+            moving_mask=turned(pair.moving_mask, dtype="uint8"),
+        )
+    with pytest.raises(ValueError, match="2 fixed and 1 moving points"):
+        register(fixed, moving, weights, fixed_points=np.zeros((2, 3)), moving_points=np.zeros((1, 3)))
+    with pytest.raises(ValueError, match="points were given of one image alone"):
+        register(fixed, moving, weights, fixed_points=np.zeros((2, 3)))
+    with pytest.raises(FileNotFoundError, match="there are no weights 'best'"):
+        register(fixed, moving, "best")
+    damaged = tmp_path / "damaged.safetensors"
+    damaged.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="damaged.safetensors does not hold the weights of a registration"):
+        load_weights_file(damaged)
