@@ -16,7 +16,6 @@ from matplotlib.patches import Patch
 from torch import Tensor
 
 from mine_reg.evaluation.metrics import LABELS, METRICS
-from mine_reg.evaluation.paper import PRINTED_METRICS, printed
 from mine_reg.evaluation.statistics import METHODS
 from mine_reg.figures.plots import (
     BLUE,
@@ -297,27 +296,6 @@ def training_curves(folders: dict[tuple[str, str], Path]) -> Figure:
         for label, style in zip(("training (DSC: soft Dice)", "validation"), styles.values(), strict=True)
     ]
     axes[0, -1].legend(handles=handles, loc="center", fontsize=6)  # AffineNet has no TV term: the place is free
-    return figure
-
-
-def calibration_histograms(measured: pd.DataFrame) -> Figure:
-    """Every pair's values in grey, the paper's mean and SD in orange."""
-    methods = measured["method"].unique()
-    figure, axes = plt.subplots(
-        len(methods), len(PRINTED_METRICS), figsize=(9, 2.3 * len(methods)), layout="constrained", squeeze=False
-    )
-    for row, method in zip(axes, methods, strict=True):
-        for axis, metric in zip(row, PRINTED_METRICS, strict=True):
-            mean, sd, _ = printed(method, metric)
-            axis.hist(measured.loc[measured["method"] == method, metric], bins=14, color="0.75")
-            axis.axvspan(mean - sd, mean + sd, color="tab:orange", alpha=0.2)
-            axis.axvline(mean, color="tab:orange", label="paper, mean ± SD")
-            axis.set(
-                title={"none": "None", "inter_observer": "Inter Observer"}[method],
-                xlabel=LABELS[metric],
-                ylabel="pairs",
-            )
-    axes[0, 0].legend(fontsize="small")
     return figure
 
 
