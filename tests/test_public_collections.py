@@ -11,8 +11,9 @@ import SimpleITK as sitk
 from mine_reg.images.geometry import same_grid
 from mine_reg.images.points import read_points
 from mine_reg.images.reading import read_image
+from mine_reg.pairs.collection_layouts import COLLECTIONS, Case
 from mine_reg.pairs.manifest import read_manifest
-from mine_reg.pairs.public_collections import COLLECTIONS, Case, make_manifest
+from mine_reg.pairs.public_collections import make_manifest
 
 SIZE, SPACING = (6, 5, 4), (2.0, 3.0, 4.0)  # x, y, z
 ORIGIN, DIRECTION = (10.0, -20.0, 30.0), (-1, 0, 0, 0, 1, 0, 0, 0, -1)
