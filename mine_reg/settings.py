@@ -5,12 +5,59 @@ other value, typed by hand or passed with ``papermill -p``, replaces it for that
 """
 
 import ast
+import sys
+from difflib import get_close_matches
 from pathlib import Path
 from types import SimpleNamespace
 
-from ruamel.yaml import YAML
+from ruamel.yaml import YAML, YAMLError
 
+PARAMS = "params.yaml"
 LOSSES = ("miregnet", "midiceregnet")
+SOURCES = ("phantom", "simulate", "manifest")
+CHOICES = {"source": SOURCES, "loss": LOSSES}  # what other names can be is said where they are used
+
+_BOTH_NETWORKS = """lambda_mine lambda_dice similarity bound centring descriptor channels passes region_mm
+    statistic_width learning_rate statistic_learning_rate weight_decay warmup_steps gradient_clip flip_axes
+    training_subjects patience diagnose_every accelerator devices nodes precision epochs batch_size samples shift_voxels validate_every in_memory
+    loader_workers"""
+# every number that there is, by section; params.yaml gives each in its section or in the profile
+NAMES = {
+    section: tuple(names.split())
+    for section, names in {
+        "data": "source manifest scans workers device pairs",
+        "preprocess": "window_hu start workers size spacing_mm split",
+        "estimator": "dimensions correlations batch learning_rate width bins shifts_voxels steps",
+        "train": "workers",
+        "affinenet": f"{_BOTH_NETWORKS} pooling last_norm coordinates largest_size random_affine",
+        "deformnet": f"{_BOTH_NETWORKS} mu local_contrast first_stride smoothing partial_affine",
+        "experiments": "workers scheduler",
+        "ablation": "affinenet deformnet budget",
+        "sweep": "training_subjects mu lambda_dice budget",
+        "table2": "similarities seeds budget",
+        "ants": "transform threads workers iterations",
+        "evaluate": "device recovery",
+        "statistics": "alpha",
+        "figures": "pair planes window_hu difference_hu dpi",
+    }.items()
+}
+PER_RUN = {"affinenet": {"loss": LOSSES[0]}, "deformnet": {"loss": LOSSES[0]}}  # chosen for a run, not in params.yaml
+_OF_A_NETWORK = tuple(dict.fromkeys((*NAMES["affinenet"], *NAMES["deformnet"], "loss")))
+_AFFINE = ("degrees", "translation", "scale")
+# names inside of values, by their place; * stands for any name
+INNER_NAMES = {
+    "preprocess.split": ("train", "validation", "test"),
+    "affinenet.random_affine": _AFFINE,
+    "evaluate.recovery": _AFFINE,
+    "ablation.affinenet.*": _OF_A_NETWORK,
+    "ablation.deformnet.*": _OF_A_NETWORK,
+    "ablation.budget": ("affinenet", "deformnet"),
+    "ablation.budget.*": _OF_A_NETWORK,
+    "sweep.budget": NAMES["deformnet"],
+    "table2.similarities.*": _OF_A_NETWORK,
+    "table2.budget": ("affinenet", "deformnet"),
+    "table2.budget.*": _OF_A_NETWORK,
+}
 
 
 def root() -> Path:
@@ -20,9 +67,9 @@ def root() -> Path:
     """
     here = Path.cwd()
     for folder in (here, *here.parents):
-        if (folder / "params.yaml").is_file() and (folder / "dvc.yaml").is_file():
+        if (folder / PARAMS).is_file() and (folder / "dvc.yaml").is_file():
             return folder
-    raise FileNotFoundError(f"no params.yaml and dvc.yaml in {here} or above it; start inside a clone of the study")
+    raise FileNotFoundError(f"no {PARAMS} and dvc.yaml in {here} or above it; start inside a clone of the study")
 
 
 def settings(section: str, profile: str | None = None, **overrides) -> SimpleNamespace:
@@ -32,28 +79,80 @@ def settings(section: str, profile: str | None = None, **overrides) -> SimpleNam
     profile : name under ``profiles``; None means the file's ``profile``
     overrides : replace single values; None keeps the file's value
 
-    The result also holds ``profile`` and ``seed``. Raises ValueError for an unknown section, profile or setting, and,
-    in a notebook run by papermill, for a ``-p`` name that the notebook does not have.
+    The result also holds ``profile`` and ``seed``. Raises ValueError, with the nearest right name, for a name that the
+    study does not know: in ``overrides``, anywhere in params.yaml, or passed to the notebook by papermill.
     """
     check_papermill_names()
-    params = YAML(typ="safe").load(root() / "params.yaml")
+    params = read_params(root() / PARAMS)
     profile = profile or params["profile"]
-    if profile not in params["profiles"]:
-        raise ValueError(
-            f"unknown profile {profile!r} in params.yaml or a parameter; choose from {', '.join(params['profiles'])}"
-        )
-    if section not in params and section not in params["profiles"][profile]:
-        raise ValueError(f"params.yaml has no section {section!r}")
-    values = {"seed": params["seed"], **params.get(section, {}), **params["profiles"][profile].get(section, {})}
-    unknown = sorted(set(overrides) - set(values))
-    if unknown:
-        raise ValueError(
-            f"unknown setting {', '.join(unknown)} for {section}; params.yaml knows {', '.join(sorted(values))}"
-        )
+    _check_name(profile, tuple(params["profiles"]), "profile", f"{PARAMS} or a parameter")
+    _check_name(section, tuple(NAMES), "section", "a call of settings")
+    own = params["profiles"][profile].get(section) or {}
+    values = {"seed": params["seed"], **PER_RUN.get(section, {}), **(params.get(section) or {}), **own}
+    for name in overrides:
+        _check_name(name, ("seed", *PER_RUN.get(section, {}), *NAMES[section]), "setting", section)
     values.update({name: value for name, value in overrides.items() if value is not None})
-    if values.get("loss", LOSSES[0]) not in LOSSES:
-        raise ValueError(f"unknown loss {values['loss']!r} for {section}; choose from {', '.join(LOSSES)}")
+    missing = [name for name in NAMES[section] if name not in values]
+    if missing:
+        raise ValueError(f"{PARAMS} lacks {', '.join(f'{section}.{name}' for name in missing)} (profile {profile})")
+    for name, known in CHOICES.items():
+        if name in values and values[name] not in known:
+            raise ValueError(f"unknown {name} {values[name]!r} for {section}; choose from {', '.join(known)}")
     return SimpleNamespace(profile=profile, **values)
+
+
+def read_params(path: Path) -> dict:
+    """The contents of a ``params.yaml``. Raises ValueError, one sentence, for a broken file or a wrong name in it."""
+    try:
+        params = YAML(typ="safe").load(path)
+    except YAMLError as error:
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        raise ValueError(f"{path.name}{where}: {problem}; mend the file") from None
+    if not isinstance(params, dict) or not isinstance(params.get("profiles"), dict):
+        raise ValueError(f"{path.name} holds no `profiles`; take the file of the repository")
+    _check_names(params, ("profile", "seed", *NAMES, "profiles"), "", path.name)
+    for profile, contents in params["profiles"].items():
+        _check_names(contents or {}, tuple(NAMES), f"profiles.{profile}", path.name)
+        for section, values in (contents or {}).items():
+            _check_section(section, values, f"profiles.{profile}.{section}", path.name)
+    for section in NAMES:
+        _check_section(section, params.get(section), section, path.name)
+    return params
+
+
+def _check_section(section: str, values: dict | None, where: str, file: str) -> None:
+    _check_names({} if values is None else values, NAMES[section], where, file)
+    for place, known in INNER_NAMES.items():
+        if place.split(".")[0] == section:
+            _check_inner(values, place.split(".")[1:], known, where, file)
+
+
+def _check_inner(values, path: list[str], known: tuple, where: str, file: str) -> None:
+    if not path:
+        if values is not None:
+            _check_names(values, known, where, file)
+        return
+    first, *rest = path
+    for name, value in (values or {}).items():
+        if first in ("*", name):
+            _check_inner(value, rest, known, f"{where}.{name}", file)
+
+
+def _check_names(values, known: tuple, where: str, file: str) -> None:
+    if not isinstance(values, dict):
+        raise ValueError(f"{file}, {where}: give NAME: VALUE pairs, not {values!r}")
+    for name in values:
+        _check_name(name, known, "name", f"{file}{', ' if where else ''}{where}")
+
+
+def _check_name(name: str, known: tuple, kind: str, where: str) -> None:
+    if name in known:
+        return
+    near = get_close_matches(str(name), known, n=1, cutoff=0.5)
+    advice = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(known)}"
+    raise ValueError(f"unknown {kind} {name!r} in {where}; {advice}")
 
 
 def output_folder(name: str, out: str | Path | None = None) -> Path:
@@ -74,38 +173,35 @@ def input_path(official: str, given: str | Path | None = None) -> Path:
     path = root() / (given if given is not None else official)
     if path.exists():
         return path
-    hint = (
-        f"run `make repro` (or `dvc repro`) first, or pass another path; {official} is made by the pipeline"
-        if given is None
-        else "check the path"
-    )
+    hint = "check the path"
+    if given is None:
+        hint = f"run `make repro` (or `dvc repro`) first, or pass another path; {official} is made by the pipeline"
     raise FileNotFoundError(f"{path} does not exist: {hint}")
 
 
 def check_papermill_names() -> None:
-    """Papermill only logs a warning for a misspelt ``-p`` name; a sweep over nothing is worse than an error."""
-    try:
-        cells = get_ipython().user_ns["In"]  # defined by IPython alone
-    except NameError:
+    """Raise ValueError for a ``papermill -p`` name that the running notebook does not have.
+
+    Papermill itself only logs a warning, and a sweep over nothing is worse than an error. It writes the values that it
+    was given into a cell of its own, behind the cell that declares the parameters.
+    """
+    if "IPython" not in sys.modules:
         return
-    injected = next((i for i, cell in enumerate(cells) if cell.startswith("# Parameters\n")), None)
+    shell = sys.modules["IPython"].get_ipython()
+    cells = shell.history_manager.input_hist_parsed if shell is not None else []
+    injected = next((number for number, cell in enumerate(cells) if cell.startswith("# Parameters\n")), None)
     if injected is None:
         return
-    declared = {name for cell in cells[:injected] for name in _assigned(cell)}
-    unknown = sorted(_assigned(cells[injected]) - declared)
-    if unknown:
-        raise ValueError(f"unknown parameter {', '.join(unknown)}; this notebook has {', '.join(sorted(declared))}")
+    declared = tuple(sorted({name for cell in cells[:injected] for name in _assigned(cell)}))
+    for name in sorted(_assigned(cells[injected])):
+        _check_name(name, declared, "parameter", "papermill -p")
 
 
 def _assigned(source: str) -> set[str]:
+    """Names that Python source assigns to at its top level."""
     try:
         nodes = ast.parse(source).body
     except SyntaxError:  # a cell with IPython magics declares no parameters
         return set()
-    return {
-        target.id
-        for node in nodes
-        if isinstance(node, ast.Assign)
-        for target in node.targets
-        if isinstance(target, ast.Name)
-    }
+    targets = (target for node in nodes if isinstance(node, ast.Assign) for target in node.targets)
+    return {target.id for target in targets if isinstance(target, ast.Name)}

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,6 +12,7 @@ import torch
 from scipy.ndimage import gaussian_filter, shift
 
 from mine_reg.evaluation.baselines import ants_displacement, ants_settings, run_ants_on_pairs
+from mine_reg.storage.results import keep
 
 SETTINGS = ants_settings("SyNRA", [10, 5, 0], seed=7, threads=1)
 SHIFT = (1.5, 0.0, -1.0)  # voxels z, y, x
@@ -99,13 +99,11 @@ def test_finished_pairs_are_not_repeated_unless_settings_change(run, images, tmp
 
 
 def test_a_killed_process_costs_only_its_own_pair(images, tmp_path, monkeypatch):
-    def dies_on_broken(fixed, moving, done, scratch, settings):
+    def dies_on_broken(fixed, moving, work, key, settings):
         if "broken" in fixed:
             os._exit(1)
-        finished = Path(scratch) / done.name
-        finished.mkdir()
-        (finished / "done.json").write_text(json.dumps({"seconds": 1.0, "command": "none"}))
-        finished.rename(done)
+        done = json.dumps({"seconds": 1.0, "command": "none"})
+        keep(work / key, key, lambda folder: (folder / "run.json").write_text(done))
 
     monkeypatch.setattr("mine_reg.evaluation.baselines._one", dies_on_broken)
     runtime = run_ants_on_pairs(images, tmp_path / "ants", tmp_path / "work", SETTINGS, workers=2)

@@ -167,6 +167,27 @@ def train(module_class, cfg, pairs, folder, *args) -> dict:
     return fit(module_class(cfg, *args), folder_data(cfg, pairs), folder / "out", folder / "work", folder / "curves")
 
 
+def test_a_network_that_is_there_is_not_trained_again_unless_data_or_settings_differ(pairs, tmp_path):
+    first = train(AffineTraining, small("affinenet"), pairs, tmp_path)
+    weights = tmp_path / "out/weights.safetensors"
+    made, trained = weights.stat().st_mtime_ns, load_affinenet(tmp_path / "out").state_dict()
+    shutil.rmtree(tmp_path / "curves")
+
+    lightning.seed_everything(small("affinenet").seed, verbose=False)
+    module = AffineTraining(small("affinenet"))
+    again = fit(module, folder_data(module.cfg, pairs), tmp_path / "out", tmp_path / "work", tmp_path / "curves")
+    assert again == first and weights.stat().st_mtime_ns == made
+    assert list((tmp_path / "curves").rglob("*.tsv"))  # the curves are there again
+    assert all(torch.equal(value, trained[name]) for name, value in module.network.state_dict().items())
+
+    other = shutil.copytree(pairs, tmp_path / "pairs")
+    table = pd.read_csv(other / "pairs.csv", dtype=str, keep_default_na=False)
+    table.loc[0, "contents"] = "0" * 64  # as after preprocessing with another window, under the same names
+    table.to_csv(other / "pairs.csv", index=False)
+    train(AffineTraining, small("affinenet"), other, tmp_path)
+    assert weights.stat().st_mtime_ns > made
+
+
 @pytest.mark.parametrize(
     ("loss", "changes"),
     [

@@ -1,6 +1,7 @@
 """Fitting a network with Lightning: loading, several devices, restart after an interruption, the best validation
 model."""
 
+import json
 import logging
 import shutil
 import warnings
@@ -11,13 +12,17 @@ from types import SimpleNamespace
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from tqdm import tqdm
 
-from mine_reg.storage.results import digest, locked
+from mine_reg.storage.results import code, digest, is_complete, keep, locked
 from mine_reg.training.augmentation import VOLUMES
 from mine_reg.training.modules import RegistrationTraining
-from mine_reg.training.weights import save_network
+from mine_reg.training.weights import restore_network, save_network
+
+CURVES = "curves"
+LEARNED_BY = ("models.py", "losses.py", "spatial.py", "training")  # code that decides what a training learns
 
 
 class PairData(L.LightningDataModule):
@@ -90,14 +95,14 @@ class Progress(Callback):
 
 
 def fit(module: RegistrationTraining, data: PairData, out: Path, work: Path, curves: Path | None = None) -> dict:
-    """Train ``module`` on ``data`` and leave the best validation model in ``out``.
+    """Train ``module`` on ``data`` and leave the best validation model in ``out``, and in ``module``.
 
-    out : receives ``weights.safetensors``, ``settings.json`` and, where the similarity is MINE,
-        ``statistic.safetensors``
+    out : receives ``weights.safetensors``, ``settings.json``, ``fit.json`` (what is returned) and, where the similarity
+        is MINE, ``statistic.safetensors``. A model that is there already from the same settings, data, first weights
+        (those of the AffineNet below a DeformNet among them) and code is kept, and nothing is trained
+    work : checkpoints live here until the training is complete; an interrupted run of the same goes on from the last
+        one, and draws the same random numbers as an uninterrupted run
     curves : receives the learning curves that DVCLive logs; None: none are logged, and DVCLive is not needed
-    work : checkpoints live here until the training is complete; an interrupted run with the same settings, data and
-        first weights (those of the AffineNet below a DeformNet among them) goes on from the last one, and draws the
-        same random numbers as an uninterrupted run
 
     Under torchrun or SLURM every process calls this; pairs are split among them, gradients averaged, and the first one
     writes.
@@ -108,29 +113,43 @@ def fit(module: RegistrationTraining, data: PairData, out: Path, work: Path, cur
     cfg = module.cfg
     if cfg.epochs % cfg.validate_every:
         raise ValueError(f"epochs ({cfg.epochs}) must be a multiple of validate_every ({cfg.validate_every})")
+    first_weights = (value.cpu().numpy().tobytes() for value in module.state_dict().values())
+    key = digest(vars(cfg), data.identity, curves is not None, *first_weights, *code(*LEARNED_BY))
+    if not is_complete(out, key):
+        _train(module, data, out, key, work / key[:16], curves is not None)
+    restore_network(module.network, getattr(module.similarity, "statistic", None), out)
+    if curves is not None and curves != out / CURVES and rank_zero_only.rank == 0:
+        shutil.rmtree(curves, ignore_errors=True)
+        shutil.copytree(out / CURVES, curves)
+    return json.loads((out / "fit.json").read_text(encoding="utf-8"))
+
+
+def _train(module: RegistrationTraining, data: PairData, out: Path, key: str, work: Path, with_curves: bool) -> None:
     _quieten_lightning()
-    work = work / digest(
-        vars(cfg), data.identity, *(value.cpu().numpy().tobytes() for value in module.state_dict().values())
-    )
+    cfg = module.cfg
     # saved after the epoch, not after its validation: Lightning would resume the latter in the middle of the epoch
     when = {"every_n_epochs": cfg.validate_every, "save_on_train_epoch_end": True, "enable_version_counter": False}
     best = ModelCheckpoint(work, filename="best", monitor=module.monitor, mode="min", **when)
     trainer = _trainer(module, work, [best, ModelCheckpoint(work, filename="last", **when), Progress()])
+
+    def save(folder: Path) -> None:
+        save_network(module.network, getattr(module.similarity, "statistic", None), vars(cfg), folder)
+        result = {"val_loss": float(best.best_model_score), "skipped_steps": skipped}
+        (folder / "fit.json").write_text(json.dumps(result) + "\n", encoding="utf-8")
+        if with_curves:
+            shutil.copytree(work / CURVES, folder / CURVES)
+
     with locked(work) if trainer.is_global_zero else nullcontext():
         last = work / "last.ckpt"
-        resumed = _prepare(trainer, data, work, last, with_curves=curves is not None)
+        resumed = _prepare(trainer, data, work, last, with_curves)
         trainer.fit(module, datamodule=data, ckpt_path=last if resumed else None)
         skipped = int(module.skipped)  # the best model's checkpoint may hold fewer
         module.load_state_dict(torch.load(best.best_model_path, weights_only=False)["state_dict"])
         trainer.strategy.barrier()  # all have read before the first one deletes
         if trainer.is_global_zero:
-            save_network(module.network, getattr(module.similarity, "statistic", None), vars(cfg), out)
-            if curves is not None:
-                shutil.rmtree(curves, ignore_errors=True)
-                shutil.copytree(work / "curves", curves)
+            keep(out, key, save)
             shutil.rmtree(work)
     trainer.strategy.barrier()
-    return {"val_loss": float(best.best_model_score), "skipped_steps": skipped}
 
 
 def _trainer(module: RegistrationTraining, work: Path, callbacks: list[Callback]) -> L.Trainer:
@@ -170,16 +189,16 @@ def _prepare(trainer: L.Trainer, data: PairData, work: Path, last: Path, with_cu
         data.first_epoch = state["epoch"] + 1
     if trainer.is_global_zero:
         if resumed:
-            (work / "curves/metrics.json").unlink(
+            (work / CURVES / "metrics.json").unlink(
                 missing_ok=True
             )  # a summary, perhaps half-written; DVCLive would read it
-            _drop_rows_after(work / "curves", state["global_step"])
+            _drop_rows_after(work / CURVES, state["global_step"])
         else:
-            shutil.rmtree(work / "curves", ignore_errors=True)
+            shutil.rmtree(work / CURVES, ignore_errors=True)
         if with_curves:
             from dvclive.lightning import DVCLiveLogger
 
-            folder = str(work / "curves")
+            folder = str(work / CURVES)
             trainer.loggers = [DVCLiveLogger(dir=folder, save_dvc_exp=False, dvcyaml=None, report=None, resume=resumed)]
     return resumed
 

@@ -43,6 +43,13 @@ def save_network(network: nn.Module, statistic: StatisticNet | None, settings: d
     (folder / "settings.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
+def restore_network(network: nn.Module, statistic: StatisticNet | None, folder: Path) -> None:
+    """Load what `save_network` wrote into a network, and into the T that it was trained against (if any)."""
+    network.load_state_dict(load_file(folder / "weights.safetensors"))
+    if statistic is not None:
+        statistic.load_state_dict(load_file(folder / "statistic.safetensors"))
+
+
 def load_affinenet(folder: Path) -> AffineNet:
     """The AffineNet in ``folder``, ready for inference. Raises FileNotFoundError when there is none."""
     return _restore(AffineNet, folder)
