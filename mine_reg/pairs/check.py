@@ -1,5 +1,4 @@
-"""A look at a manifest before the study: what each pair holds, what makes it unusable, and what looks like a
-mistake."""
+"""Look at a manifest before the study: what each pair holds, what makes it unusable, what looks like a mistake."""
 
 import warnings
 from pathlib import Path
@@ -34,15 +33,15 @@ LITTLE_OVERLAP = 0.1  # DSC
 
 
 def check_manifest(path: str | Path, workers: int = -1) -> tuple[pd.DataFrame, list[str], list[str]]:
-    """What a manifest's pairs hold, every problem that makes the table unusable, and what only looks like a mistake.
+    """Read every file of a manifest, and return (table, problems, warnings).
 
     workers : processes, each of which holds one pair; -1 means all cores
 
-    Returns (table, problems, warnings). The table has one row per row of the manifest and the columns COLUMNS: sizes
-    and spacings x, y, z, lowest and highest HU, lung volumes in litres, DSC of the lungs and mean distance of the
-    points in mm with the images where their headers put them, number of points and of those inside their image; what
-    could not be found out is missing (None or NaN). Problems and warnings are one sentence each, in the order of the
-    rows. Raises FileNotFoundError when there is no manifest.
+    The table has a row for each row of the manifest and the columns COLUMNS: sizes and spacings x, y, z, lowest and
+    highest HU, lung volumes in litres, number of points and of those inside their image; with the images where their
+    headers put them, DSC of the lungs and mean distance of the points in mm. What could not be found out is missing
+    (None or NaN). Problems make the manifest unusable, warnings only look like mistakes; both are one sentence each, in
+    the order of the rows. Raises FileNotFoundError when there is no manifest.
     """
     problems, remarks = [], []
     with warnings.catch_warnings(record=True) as caught:
@@ -67,7 +66,7 @@ def check_manifest(path: str | Path, workers: int = -1) -> tuple[pd.DataFrame, l
 
 
 def _examined(row: dict) -> tuple[dict, list[str], list[str]]:
-    """One pair: values for the table, problems, warnings."""
+    """Look at one pair: values for its row of the table, problems, warnings."""
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)  # the processes share the cores
     sitk.ProcessObject.GlobalWarningDisplayOff()  # ITK's lines would run into the progress bar
     values, problems, remarks = {"pair_id": row.get("pair_id", "")}, [], []
@@ -94,21 +93,8 @@ def _examined(row: dict) -> tuple[dict, list[str], list[str]]:
     masks = {name: mask for name, mask in masks.items() if mask is not None}
 
     for name, image in images.items():
-        array = sitk.GetArrayViewFromImage(image)
-        low, high = (float(value) for value in (array.min(), array.max()))
-        values[f"{name}_size"] = "x".join(map(str, image.GetSize()))
-        values[f"{name}_spacing_mm"] = "x".join(f"{value:.3g}" for value in image.GetSpacing())
-        values[f"{name}_hu"] = f"{low:g} to {high:g}"
-        if min(image.GetSize()) < FEW_SLICES:
-            remarks.append(
-                f"{row[name]} has very few slices ({values[f'{name}_size']} voxels); is this the whole series?"
-            )
         is_ct = attempt(read_clipped, row[name], image) is not None
-        odd = _not_ct(array, masks.get(f"{name}_mask")) if is_ct else None
-        if odd:
-            remarks.append(f"{row[name]} {odd}")
-        if f"{name}_mask" in masks:
-            _look_at_lungs(row, name, array, masks[f"{name}_mask"], is_ct and not odd, values, remarks)
+        _look_at_image(row, name, image, masks.get(f"{name}_mask"), is_ct, values, remarks)
     if len(images) == 2:
         _compare(row, images, masks, values, remarks)
     if all(map(given, POINTS)):
@@ -121,8 +107,23 @@ def _examined(row: dict) -> tuple[dict, list[str], list[str]]:
     return values, problems, remarks
 
 
+def _look_at_image(row, name, image, mask, is_ct, values, remarks) -> None:
+    """Size, spacing and intensities of image ``name``, and what its mask marks, if it has one."""
+    array = sitk.GetArrayViewFromImage(image)
+    values[f"{name}_size"] = "x".join(map(str, image.GetSize()))
+    values[f"{name}_spacing_mm"] = "x".join(f"{value:.3g}" for value in image.GetSpacing())
+    values[f"{name}_hu"] = f"{float(array.min()):g} to {float(array.max()):g}"
+    if min(image.GetSize()) < FEW_SLICES:
+        remarks.append(f"{row[name]} has very few slices ({values[f'{name}_size']} voxels); is this the whole series?")
+    odd = _not_ct(array, mask) if is_ct else None
+    if odd:
+        remarks.append(f"{row[name]} {odd}")
+    if mask is not None:
+        _look_at_lungs(row, name, array, mask, is_ct and not odd, values, remarks)
+
+
 def _not_ct(array: np.ndarray, mask: sitk.Image | None) -> str | None:
-    """What is odd about intensities that should be HU, if anything."""
+    """Say what is odd about intensities that should be HU; None when nothing is."""
     low, high = float(array.min()), float(array.max())
     if low <= -500 and high >= 100:
         return None
@@ -136,6 +137,7 @@ def _not_ct(array: np.ndarray, mask: sitk.Image | None) -> str | None:
 
 
 def _look_at_lungs(row, name, array, mask, is_ct, values, remarks) -> None:
+    """Volume of the lung mask of image ``name`` and, in a CT, whether what it marks is as dense as lungs are."""
     lung = sitk.GetArrayViewFromImage(mask) > 0.5
     litres = values[f"{name}_lungs_l"] = lung.sum() * np.prod(mask.GetSpacing()) / 1e6
     path = row[f"{name}_mask"]
@@ -153,7 +155,7 @@ def _look_at_lungs(row, name, array, mask, is_ct, values, remarks) -> None:
 
 
 def _compare(row, images, masks, values, remarks) -> None:
-    """What needs both images: the same file twice, overlap, contrast agent."""
+    """Look at what needs both images: one file given twice, overlap of the lungs, contrast agent."""
     fixed, moving = (images[name] for name in PAIR)
     same = _equal(fixed, moving)
     if same:
@@ -190,6 +192,7 @@ def _dice(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _look_at_points(row, images, points, values, problems, remarks) -> None:
+    """Number of points, their mean distance, and how many lie inside their image."""
     values["points"] = len(points[0])
     values["tre_mm"] = float(np.linalg.norm(points[0] - points[1], axis=1).mean())
     for name, own in zip(PAIR, points, strict=True):

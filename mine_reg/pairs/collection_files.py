@@ -29,7 +29,7 @@ class Pair(NamedTuple):
 
 
 def find_pairs(source: Collection, folder: Path, problems: list[str]) -> list[Pair]:
-    """The pairs of ``source`` in ``folder``; a case without any file is left out. Adds what is wrong to ``problems``."""
+    """The pairs of ``source`` in ``folder``; cases without any file are left out. Adds to ``problems``."""
     if source.raw:
         return _find_raw(source.raw, folder, problems)
     return _find_learn2reg(source.task, folder, problems) if source.task else _find_empire10(folder)
