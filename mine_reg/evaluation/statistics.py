@@ -6,6 +6,7 @@ import warnings
 import numpy as np
 import pandas as pd
 from scipy import stats
+from statsmodels.stats.multitest import multipletests
 
 from mine_reg.evaluation.metrics import HIGHER_IS_BETTER, METRICS
 
@@ -22,13 +23,7 @@ METHODS = {
 }
 COMPARED = ("ants", "miregnet", "midiceregnet")  # the registrations that the paper tests against each other
 ROWS = ("none", "inter_observer", *COMPARED)
-ACCURACY = (
-    "dsc",
-    "asd_mm",
-    "hd_mm",
-    "hd95_mm",
-    "tre_mm",
-)  # have a best method; the smoothest transform is to do nothing
+ACCURACY = ("dsc", "asd_mm", "hd_mm", "hd95_mm", "tre_mm")  # have a best method; the smoothest map is to do nothing
 SECONDS = "seconds"
 KEY = ("metric", "better", "other", "in_paper", "n", "mean_better", "mean_other")
 
@@ -72,9 +67,9 @@ def paired_tests(metrics: pd.DataFrame, alpha: float = 0.05) -> pd.DataFrame:
 
 def holm(p: np.ndarray) -> np.ndarray:
     """Holm's step-down adjusted p-values of an array; NaN stays NaN and does not count as a test."""
-    adjusted, known = np.full(len(p), np.nan), np.flatnonzero(~np.isnan(p))
-    order = known[np.argsort(p[known], kind="stable")]
-    adjusted[order] = np.minimum(1, np.maximum.accumulate(p[order] * np.arange(len(order), 0, -1)))
+    adjusted, known = np.full(len(p), np.nan), ~np.isnan(p)
+    if known.any():
+        adjusted[known] = multipletests(p[known], method="holm")[1]
     return adjusted
 
 
