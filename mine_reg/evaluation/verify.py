@@ -31,23 +31,20 @@ def verdict(committed: pd.DataFrame, here: pd.DataFrame) -> tuple[bool, str]:
     if not committed.index.equals(here.index):
         lost, new = len(committed.index.difference(here.index)), len(here.index.difference(committed.index))
         return False, f"not reproduced: of the committed rows (pair and method) {lost} are missing, and {new} are new"
-    columns = list(TOLERANCE)
-    if here[columns].equals(committed[columns]):
+    tolerance = pd.Series(TOLERANCE)
+    committed, here = committed[tolerance.index], here[tolerance.index]
+    if here.equals(committed):
         return True, f"reproduced: all {len(here)} rows of {METRICS} are identical to the committed ones"
-    means = (frame[columns].groupby("method").mean() for frame in (committed, here))
-    old, new = (frame.stack(future_stack=True) for frame in means)
+    old, new = (frame.groupby("method").mean() for frame in (committed, here))
     # a value on one side only is a difference beyond any tolerance
-    difference = (new - old).abs().where(old.isna() == new.isna(), np.inf).fillna(0.0)
-    ratio = difference / difference.index.get_level_values(1).map(TOLERANCE)
+    ratio = ((new - old).abs() / tolerance).where(old.isna() == new.isna(), np.inf).fillna(0.0).stack()
     method, metric = worst = ratio.idxmax()
-    where = f"{metric} of {method}: {old[worst]:.4g} committed, {new[worst]:.4g} here, tolerance {TOLERANCE[metric]:g}"
+    where = f"{metric} of {method}: {old.loc[worst]:.4g} committed, {new.loc[worst]:.4g} here"
+    where += f", tolerance {tolerance[metric]:g}"
     if ratio[worst] <= 1:
         return True, f"reproduced within tolerances; the largest difference of means is {where}"
-    beyond = int((ratio > 1).sum())
-    return (
-        False,
-        f"not reproduced: {beyond} of {len(ratio)} means differ by more than the tolerance, most of all {where}",
-    )
+    beyond = f"{(ratio > 1).sum()} of {len(ratio)} means differ by more than the tolerance"
+    return False, f"not reproduced: {beyond}, most of all {where}"
 
 
 def main() -> int:
