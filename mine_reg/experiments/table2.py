@@ -5,11 +5,11 @@ import itertools
 import pandas as pd
 from scipy.stats import ttest_rel
 
-from mine_reg.evaluation.metrics import HIGHER_IS_BETTER, LABELS
+from mine_reg.evaluation.metrics import HIGHER_IS_BETTER
 
 SHOWN = ("dsc", "asd_mm", "tre_mm", "folding_percent", "sd_log_jacobian")
 JUDGED = ("dsc", "tre_mm")
-LOSS_NAMES = {"miregnet": "without Dice", "midiceregnet": "with Dice"}
+ALPHA = 0.05
 
 
 def table2(results: pd.DataFrame, cost: pd.Series) -> pd.DataFrame:
@@ -24,12 +24,8 @@ def table2(results: pd.DataFrame, cost: pd.Series) -> pd.DataFrame:
     """
     rows, first = [], results["similarity"].iloc[0]
     for (loss, similarity), group in results.groupby(["loss", "similarity"], sort=False):
-        row = {
-            "loss": loss,
-            "similarity": similarity,
-            "seeds": group["seed"].nunique(),
-            "pairs": group["pair_id"].nunique(),
-        }
+        row = {"loss": loss, "similarity": similarity}
+        row |= {"seeds": group["seed"].nunique(), "pairs": group["pair_id"].nunique()}
         for metric in SHOWN:
             by_seed = group.groupby("seed")[metric].mean()
             row |= {metric: by_seed.mean(), f"{metric}_sd_of_seeds": by_seed.std()}
@@ -39,30 +35,28 @@ def table2(results: pd.DataFrame, cost: pd.Series) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def verdict(results: pd.DataFrame, cost: pd.Series, alpha: float = 0.05) -> list[str]:
-    """What the numbers say about the first similarity against each other one, also where it does not win.
+def differences(results: pd.DataFrame) -> pd.DataFrame:
+    """The first similarity against each other one, one row per loss, metric of `JUDGED` and other similarity.
 
-    A difference counts when its paired t-test has p < ``alpha`` *and* it is larger than the seeds' standard deviations
-    together.
+    results : as for `table2`
+
+    ``gain`` is the difference of the two means over pairs and seeds, positive where the first is better. ``p`` is that
+    of `table2`; ``sd_first`` and ``sd_other`` are standard deviations over the seeds' means. The two are ``told_apart``
+    when p < `ALPHA` *and* the gain is larger than both standard deviations together (the root of the sum of their
+    squares), so never from one seed.
     """
-    names = list(dict.fromkeys(results["similarity"]))
-    said = []
-    for loss, metric in itertools.product(dict.fromkeys(results["loss"]), JUDGED):
-        ours = _seeds(results, loss, metric, names[0])
-        for other in names[1:]:
-            theirs, p = _seeds(results, loss, metric, other), _p(results, loss, metric, other, names[0])
-            gain = (ours.mean() - theirs.mean()) * (1 if metric in HIGHER_IS_BETTER else -1)
-            spread = (ours.var() + theirs.var()) ** 0.5
-            sure = p < alpha and abs(gain) > spread
-            word = ("better than" if gain > 0 else "worse than") if sure else "not told apart from"
-            digits = ".4f" if metric == "dsc" else ".2f"
-            said.append(
-                f"{LABELS[metric]}, {LOSS_NAMES.get(loss, loss)}: {names[0]} {ours.mean():{digits}} is {word} {other} "
-                f"{theirs.mean():{digits}} (p = {p:.2g}; SD between seeds {ours.std():{digits}} and "
-                f"{theirs.std():{digits}})."
-            )
-    prices = ", ".join(f"{name} {cost[name] / cost[names[0]]:.2f}" for name in names)
-    return [*said, f"Seconds per training step, relative to {names[0]}: {prices}."]
+    first, *others = results["similarity"].unique()
+    rows = []
+    for loss, metric, other in itertools.product(results["loss"].unique(), JUDGED, others):
+        ours, theirs = (_seeds(results, loss, metric, similarity) for similarity in (first, other))
+        gain = (ours.mean() - theirs.mean()) * (1 if metric in HIGHER_IS_BETTER else -1)
+        p, spread = _p(results, loss, metric, other, first), (ours.var() + theirs.var()) ** 0.5
+        rows.append(
+            {"loss": loss, "metric": metric, "first": first, "other": other}
+            | {"mean_first": ours.mean(), "mean_other": theirs.mean(), "gain": gain, "p": p}
+            | {"sd_first": ours.std(), "sd_other": theirs.std(), "told_apart": bool(p < ALPHA and abs(gain) > spread)}
+        )
+    return pd.DataFrame(rows)
 
 
 def _seeds(results: pd.DataFrame, loss: str, metric: str, similarity: str) -> pd.Series:
