@@ -10,11 +10,9 @@ import pandas as pd
 import pytest
 from ruamel.yaml import YAML
 
-# What a notebook shows its reader with, but no output of its stage depends on: modules, and settings.
-ONLY_SHOWS = {stage: {"figures", "plots"} for stage in ("train_affinenet", "train_deformnet", "ants", "evaluate")}
-ONLY_SHOWS["data"] = {"metrics", "plots"}
-WITHOUT_EFFECT = {"workers"}  # on results, only on time
-NOT_USED = {"data": {"preprocess.window_hu", "preprocess.start"}}  # it reads the grid of that section
+from mine_reg.settings import NAMES
+
+WITHOUT_EFFECT = {"workers", "scheduler"}  # on results, only on time and place
 METHODS = [
     "none",
     "inter_observer",
@@ -29,111 +27,116 @@ METHODS = [
 
 @pytest.fixture(scope="module")
 def stages(repository) -> dict:
-    return YAML(typ="safe").load(repository / "dvc.yaml")["stages"]
+    """All stages by name, those of the experiments among them, but for the two that strip notebooks."""
+    yaml = YAML(typ="safe")
+    files = (repository / "dvc.yaml", repository / "experiments/dvc.yaml")
+    found = {name: stage for file in files for name, stage in yaml.load(file)["stages"].items()}
+    return {name: stage for name, stage in found.items() if not name.startswith("strip")}
 
 
-@pytest.fixture(scope="module")
-def notebook_stages(stages) -> dict:
-    """Stage name -> stem of its notebook."""
-    return {
-        name: re.search(r"\.build/(\w+)\.ipynb", stage["cmd"])[1] for name, stage in stages.items() if name != "strip"
-    }
+def notebooks_of(stage: dict) -> list[str]:
+    """Stems of the notebooks that a stage depends on, its own first."""
+    return [re.search(r"\.build/(\w+)\.ipynb", d)[1] for d in stage["deps"] if d.endswith(".ipynb")]
 
 
-def imports_of(repository, *notebooks: str) -> set[str]:
-    """The modules of mine_reg that notebooks import, directly or not, without those that only show the reader
-    something."""
-    todo, closure = set(), set()
-    for notebook in notebooks:
-        todo |= imported(code(repository / f"notebooks/{notebook}.ipynb")) - {"figures", "plots"}
+def imported(repository, source: str) -> set[str]:
+    """Files of mine_reg, relative to the repository, that Python source imports, wherever in it."""
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+    paths = (f"{name.replace('.', '/')}.py" for name in names if name.split(".")[0] == "mine_reg")
+    return {path for path in paths if (repository / path).is_file()}
+
+
+def all_imported(repository, source: str) -> set[str]:
+    """As `imported`, directly or not."""
+    todo, closure = imported(repository, source), set()
     while todo:
-        closure.add(module := todo.pop())
-        todo |= imported((repository / f"mine_reg/{module}.py").read_text(encoding="utf-8")) - closure
+        closure.add(path := todo.pop())
+        todo |= imported(repository, (repository / path).read_text(encoding="utf-8")) - closure
     return closure
 
 
-def imported(source: str) -> set[str]:
-    """The modules of mine_reg that Python source imports."""
-    names = set()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.ImportFrom) and node.module == "mine_reg":
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("mine_reg."):
-            names.add(node.module.split(".")[1])
-        elif isinstance(node, ast.Import):
-            names |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("mine_reg.")}
-    return names
+def folders_and_top_files(paths: set[str]) -> set[str]:
+    return {"/".join(path.split("/")[:2]) for path in paths}
 
 
 def code(path) -> str:
     return "\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code")
 
 
-def test_stages_depend_on_the_modules_they_import(repository, stages, notebook_stages):
+def test_stages_depend_on_all_code_that_they_import_and_on_no_other(repository, stages):
     package = ast.parse((repository / "mine_reg/__init__.py").read_text(encoding="utf-8"))
-    at_once = [
-        node for node in package.body if not isinstance(node, ast.FunctionDef)
-    ]  # `register` is imported on demand, by no stage
-    assert not imported(ast.unparse(at_once)), "every stage would depend on these"
-    for stage, notebook in notebook_stages.items():
-        todo, closure = imported(code(repository / f"notebooks/{notebook}.ipynb")) - ONLY_SHOWS.get(stage, set()), set()
-        todo |= set(re.findall(r"-m mine_reg\.(\w+)", stages[stage]["cmd"]))
-        while todo:
-            closure.add(module := todo.pop())
-            todo |= imported((repository / f"mine_reg/{module}.py").read_text(encoding="utf-8")) - closure
-        listed = {
-            d.removeprefix("mine_reg/").removesuffix(".py") for d in stages[stage]["deps"] if d.startswith("mine_reg/")
-        }
-        assert listed == closure, (
-            f"{stage}: missing in dvc.yaml {sorted(closure - listed)}, not imported {sorted(listed - closure)}"
+    at_once = [node for node in package.body if not isinstance(node, ast.FunctionDef)]  # `register` is loaded on demand
+    assert not imported(repository, ast.unparse(at_once)), "every stage would depend on these"
+    for name, stage in stages.items():
+        sources = [code(repository / f"notebooks/{notebook}.ipynb") for notebook in notebooks_of(stage)]
+        sources += [f"import {module}" for module in re.findall(r"-m (mine_reg[.\w]+)", stage["cmd"])]
+        expected = folders_and_top_files(all_imported(repository, "\n".join(sources)))
+        listed = {d for d in stage["deps"] if d.startswith("mine_reg/")}
+        assert listed == expected, (
+            f"{name}: missing {sorted(expected - listed)}, not imported {sorted(listed - expected)}"
         )
 
 
-def test_stages_depend_on_their_stripped_notebook_alone(repository, stages, notebook_stages):
-    notebooks = sorted(path.stem for path in (repository / "notebooks").glob("0*.ipynb"))
-    assert stages["strip"]["deps"] == [f"notebooks/{name}.ipynb" for name in notebooks]
-    assert stages["strip"]["outs"] == [f".build/{name}.ipynb" for name in notebooks]
-    assert sorted(notebook_stages.values()) == notebooks
-    for stage, notebook in notebook_stages.items():
-        assert [d for d in stages[stage]["deps"] if d.endswith(".ipynb")] == [f".build/{notebook}.ipynb"]
+def test_no_training_depends_on_drawing_code(stages):
+    for name in ("train_affinenet", "train_deformnet"):
+        assert not {"mine_reg/figures", "mine_reg/evaluation"} & set(stages[name]["deps"])
 
 
-def test_stages_depend_on_the_numbers_they_read(repository, stages, notebook_stages):
+def test_stages_depend_on_their_stripped_notebook(repository, stages):
+    yaml = YAML(typ="safe")
+    for file, strip, pattern in (("dvc.yaml", "strip", "0*"), ("experiments/dvc.yaml", "strip_experiments", "1*")):
+        notebooks = sorted(path.stem for path in (repository / "notebooks").glob(f"{pattern}.ipynb"))
+        stage = yaml.load(repository / file)["stages"][strip]
+        assert stage["deps"] == [f"notebooks/{name}.ipynb" for name in notebooks]
+        assert stage["outs"] == [f".build/{name}.ipynb" for name in notebooks]
+        assert set(notebooks) <= {notebooks_of(stage)[0] for stage in stages.values()}
+    for name, stage in stages.items():
+        own = notebooks_of(stage)[0]
+        assert f".build/{own}.ipynb" in stage["cmd"], name
+
+
+def numbers_read(source: str) -> dict[str, set[str] | None]:
+    """Sections of params.yaml that code reads by `settings`, each with the numbers that it uses; None: all of them."""
+    tree, read = ast.parse(source), {}
+
+    def note(section: str, names: set[str] | None) -> None:
+        known = read.get(section, set())
+        read[section] = None if names is None or known is None else known | names
+
+    def is_settings(node) -> bool:
+        return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "settings"
+
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and is_settings(node.value):
+            note(node.value.args[0].value, {node.attr})
+        elif isinstance(node, ast.Assign) and is_settings(node.value):
+            variable, section = node.targets[0].id, node.value.args[0].value
+            uses = [
+                n for n in ast.walk(tree) if isinstance(n, ast.Name) and n.id == variable and n is not node.targets[0]
+            ]
+            attributes = [n for n in ast.walk(tree) if isinstance(n, ast.Attribute) and n.value in uses]
+            note(section, None if len(attributes) < len(uses) else {n.attr for n in attributes})
+    return read
+
+
+def test_stages_depend_on_the_numbers_that_they_read(repository, stages):
     params = YAML(typ="safe").load(repository / "params.yaml")
-    for stage, notebook in notebook_stages.items():
-        listed = set(stages[stage].get("params", []))
-        source = code(repository / f"notebooks/{notebook}.ipynb")
-        for section, key in re.findall(r"settings\(\s*\"(\w+)\"[^)]*\)(?:\.(\w+))?", source):
-            if key:  # one number of another section
-                assert f"{section}.{key}" in listed, f"{stage} reads {section}.{key}"
-                continue
-            for profile, contents in params["profiles"].items():
-                if section in contents:
-                    prefix = f"profiles.${{profile}}.{section}"
-                    assert any(name.startswith(prefix) for name in listed), (
-                        f"{stage} reads {section} of profile {profile}"
-                    )
-            read = {f"{section}.{key}" for key in set(params.get(section, {})) - WITHOUT_EFFECT} - NOT_USED.get(
-                stage, set()
-            )
-            assert section in listed or read <= listed, f"{stage} reads {sorted(read - listed)}"
-
-
-def test_experiments_depend_on_their_modules_and_on_the_training_notebooks(repository):
-    stages = YAML(typ="safe").load(repository / "experiments/dvc.yaml")["stages"]
-    notebooks = sorted(path.stem for path in (repository / "notebooks").glob("1*.ipynb"))
-    assert stages.pop("strip_experiments")["outs"] == [f".build/{name}.ipynb" for name in notebooks]
-    assert len(stages) == len(notebooks)
-    for stage, contents in stages.items():
-        used = [re.search(r"\.build/(\w+)\.ipynb", d)[1] for d in contents["deps"] if d.endswith(".ipynb")]
-        assert any(used[0] == name and name in contents["cmd"] for name in notebooks) and "05_train_deformnet" in used
-        listed = {
-            d.removeprefix("mine_reg/").removesuffix(".py") for d in contents["deps"] if d.startswith("mine_reg/")
-        }
-        assert listed == imports_of(repository, *used), stage
-        networks = {"deformnet"} | ({"affinenet"} if "04_train_affinenet" in used else set())
-        for section in (stage, *networks):
-            assert {section, f"profiles.${{profile}}.{section}"} <= set(contents["params"]), stage
+    for stage_name, stage in stages.items():
+        listed = set(stage["params"])
+        for notebook in notebooks_of(stage):
+            for section, names in numbers_read(code(repository / f"notebooks/{notebook}.ipynb")).items():
+                names = set(NAMES[section]) if names is None else names & set(NAMES[section])
+                for name in names - WITHOUT_EFFECT:
+                    if name in params.get(section, {}):
+                        assert {section, f"{section}.{name}"} & listed, f"{stage_name} reads {section}.{name}"
+                    if any(name in contents.get(section, {}) for contents in params["profiles"].values()):
+                        prefix = f"profiles.${{profile}}.{section}"
+                        assert prefix in listed, f"{stage_name} reads {section}.{name} of the profile"
 
 
 def test_running_and_saving_a_notebook_by_hand_changes_nothing(make_study_copy):
