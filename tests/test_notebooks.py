@@ -46,6 +46,10 @@ def test_has_no_outputs(notebook):
     assert not any(cell.outputs or cell.execution_count for cell in code)
 
 
+def _code(notebook) -> str:
+    return "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
+
+
 def _parameters(notebook) -> set[str]:
     tagged = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
     assert len(tagged) == 1
@@ -60,7 +64,23 @@ def test_has_one_cell_of_parameters(notebook):
 def test_a_step_of_the_study_reads_its_settings(path):
     notebook = nbformat.read(path, as_version=4)
     assert "profile" in _parameters(notebook)
-    assert any("settings(" in cell.source for cell in notebook.cells if cell.cell_type == "code")
+    assert "settings(" in _code(notebook)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS[: STEPS.index("figures")], ids=lambda path: path.stem)
+def test_what_computes_does_not_draw_with_the_package(path):
+    """Otherwise a change of a plot would train and measure again."""
+    nodes = list(ast.walk(ast.parse(_code(nbformat.read(path, as_version=4)))))
+    froms = [node for node in nodes if isinstance(node, ast.ImportFrom)]
+    imported = {f"{node.module}.{alias.name}" for node in froms for alias in node.names}
+    imported |= {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    assert "mine_reg.settings.settings" in imported
+    assert not [name for name in imported if name.startswith("mine_reg.figures")]
+
+
+def test_lines_fit_a_page(notebook):
+    long = [line for cell in notebook.cells for line in cell.source.splitlines() if len(line) > 120]
+    assert not long, f"more than 120 characters:\n{long}"
 
 
 def test_cells_are_short(notebook):
