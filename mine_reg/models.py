@@ -97,9 +97,9 @@ class AffineNet(nn.Module):
     channels : width of each stride-2 convolution
     largest_size : longer axes are averaged down to this before the first convolution; an affine map needs no more
     passes : how often `register` asks the network; 1 is the paper's one shot, see `DeformNet`
-    pooling : ``average`` takes the mean of each feature map, as in the paper; ``moments`` also the means of feature times
-        coordinate (first moments); ``adaptive`` the means over 4 x 4 x 4 boxes. In the study's ablation the first two
-        are not told apart (landmark error 2.32 and 2.24 mm, p = 0.30: results/ablation.csv), and the last diverges
+    pooling : ``average`` takes the mean of each feature map, as in the paper; ``moments`` also the means of feature
+        times coordinate (first moments); ``adaptive`` the means over 4 x 4 x 4 boxes. In the study's ablation the first
+        two are not told apart (landmark error 2.32 and 2.24 mm, p = 0.30: results/ablation.csv); the last diverges
     last_norm : instance normalisation in the last block
     coordinates : the voxels' coordinates are further input channels
 
