@@ -9,16 +9,18 @@ export MALLOC_MMAP_MAX_ := 0
 export MALLOC_TRIM_THRESHOLD_ := 10000000000
 
 .DEFAULT_GOAL := help
-.PHONY: help repro ablation sweep table2 bench test lab smoke verify lock clean
+.PHONY: help repro ablation sweep table2 bench test test-fast check lab smoke book readme verify lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9 ]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' Makefile
 
 # In a fresh clone results/ and dvc.lock are there but data/ is not. Plain `dvc repro` would then skip every stage whose
-# inputs come out the same as in dvc.lock, and show the committed results instead of computing them; so the first run is
-# forced. Later runs (also after an interruption) do only what is needed.
+# inputs come out the same as in dvc.lock, and show the committed results instead of computing them; so runs are forced
+# until one has gone through. One that goes on after an interruption finds its trainings and ANTs' pairs by their
+# contents; later runs do only what is needed.
+COMPUTED := data/.computed_here
 repro: $(READY) ## run the study: Table 1, the figures and the executed notebooks in results/
-	@if [ -d data/raw ]; then dvc repro; else dvc repro --force; fi
+	@if [ -f $(COMPUTED) ]; then dvc repro; else dvc repro --force && touch $(COMPUTED); fi
 	@echo; cat results/table1.md
 
 ablation: ## what each choice brings, on the validation pairs (notebook 10)
@@ -33,14 +35,29 @@ bench: $(READY) ## time and memory of registration, beside others, and of traini
 	python benchmarks/floors.py --out results/benchmarks
 	python benchmarks/training_step.py --out results/benchmarks
 
-test: $(READY) ## run every test, two files at a time, among them the whole study in the smoke profile
+check: $(READY) ## rules of style, and the direction of imports
+	ruff check mine_reg tests benchmarks notebooks docs
+	ruff format --check mine_reg tests benchmarks docs
+	lint-imports
+
+test: check ## run every test, two files at a time, among them the whole study in the smoke profile
 	python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+test-fast: check ## run the tests that take no more than seconds
+	python -m pytest -n 2 --dist loadfile -m "not slow and not pipeline"
 
 smoke: $(READY) ## run the whole study in the smoke profile, in a temporary copy, and check its outputs
 	python -m pytest -s -m pipeline
 
 lab: $(READY) ## open the notebooks in JupyterLab; what they write by hand goes to scratch/
 	jupyter lab --notebook-dir=$(CURDIR) --LabApp.default_url=/lab/tree/notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
+
+book: $(READY) ## make the book, docs/ and the executed notebooks as a site, in .build/book/
+	sphinx-build -q docs .build/book
+	@echo "Open .build/book/index.html"
+
+readme: $(READY) ## write README's block of results anew from results/
+	python -m mine_reg.evaluation.readme
 
 verify: $(READY) ## compare results/metrics.csv with the committed one
 	@python -m mine_reg.evaluation.verify
@@ -61,7 +78,7 @@ $(READY): requirements.lock pyproject.toml
 # the CUDA packages that a torch build asks for by itself (nvidia-ml-py is DVCLive's), and macOS's own one with a marker.
 lock: ## write requirements.lock and the pip section of environment.yml anew from pyproject.toml
 	rm -rf .build/lock && $(PYTHON) -m venv .build/lock
-	.build/lock/bin/python -m pip install --quiet '.[test]'
+	.build/lock/bin/python -m pip install --quiet '.[study,test]'
 	{ echo '# Exact versions of everything the study runs with: the single source, also of environment.yml.'; \
 	  echo '# Written by `make lock` from the requirements in pyproject.toml; do not edit by hand.'; \
 	  { .build/lock/bin/python -m pip freeze --exclude mine_reg \

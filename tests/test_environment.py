@@ -27,7 +27,8 @@ def locked(lock_lines) -> dict[str, Requirement]:
 @pytest.fixture(scope="module")
 def declared(repository) -> list[Requirement]:
     project = tomllib.loads((repository / "pyproject.toml").read_text())["project"]
-    return [Requirement(r) for r in project["dependencies"] + project["optional-dependencies"]["test"]]
+    extras = project["optional-dependencies"]
+    return [Requirement(r) for r in (*project["dependencies"], *extras["study"], *extras["test"])]
 
 
 def test_conda_users_get_the_same_versions(repository, lock_lines):
