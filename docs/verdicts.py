@@ -1,0 +1,293 @@
+"""The verdict on each claim of the paper: functions from the tables of `results/` to a word and what was found."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from scipy.stats import ttest_rel
+
+HOLDS, IN_PART, NOT, UNTESTABLE = "holds", "holds in part", "does not hold here", "cannot be tested"
+ALPHA = 0.05
+NAMES = {"ants": "ANTs", "convexadam": "convexAdam", "miregnet": "MIRegNet", "midiceregnet": "MIDiceRegNet"}
+NETWORKS = ("miregnet", "midiceregnet")
+LABELS = {"dsc": "DSC", "asd_mm": "ASD", "hd_mm": "HD", "tre_mm": "TRE"}
+
+
+@dataclass(frozen=True)
+class Results:
+    """The tables of a folder like results/."""
+
+    folder: Path
+
+    def __call__(self, name: str) -> pd.DataFrame:
+        return pd.read_csv(self.folder / name)
+
+    def mean(self, method: str, metric: str) -> float:
+        """Mean over the test pairs."""
+        table = self("table1.csv").set_index(["method", "metric"])
+        return table.loc[(method, metric), "mean"]
+
+    def test(self, metric: str, one: str, other: str) -> tuple[bool, float]:
+        """Whether `one` has the better mean, and p of the paired t-test, from statistics.csv."""
+        table = self("statistics.csv").set_index("metric").loc[metric]
+        row = table[table.apply(lambda row: {row["better"], row["other"]} == {one, other}, axis=1)].iloc[0]
+        return row["better"] == one, row["p"]
+
+    def ahead(self, metric: str, one: str, other: str) -> int:
+        """1: `one` is better with p < 0.05; -1: worse with p < 0.05; 0: not told apart."""
+        better, p = self.test(metric, one, other)
+        return (1 if better else -1) if p < ALPHA else 0
+
+
+def verdict(*tests: bool) -> str:
+    """All tests passed: it holds; some: in part; none: it does not hold here."""
+    return HOLDS if all(tests) else IN_PART if any(tests) else NOT
+
+
+def dice_of_the_abstract(results: Results) -> tuple[str, str]:
+    """The absolute values belong to data that nobody else has."""
+    here = " and ".join(f"{results.mean(m, 'dsc'):.3f}" for m in NETWORKS)
+    pairs = results("table1.csv")["n"].max()
+    return UNTESTABLE, f"{here} on {pairs} other pairs. The paper's pairs are private, and overlap depends on the data."
+
+
+def estimator(results: Results) -> tuple[str, str]:
+    """MINE against the closed form and the histogram."""
+    table = results("estimator.csv").set_index("case")
+    gauss, many, images = table.loc["gaussian d=1"], table.loc["gaussian d=20"], _image_pairs(table)
+    wrong = (gauss["mine"] - gauss["reference"]).abs() / gauss["reference"].clip(lower=0.2)
+    short = 1 - images["mine"] / images["reference"]
+    lost = 1 - (many["mine"] / many["reference"])[many["reference"] > 0].min()
+    said = (
+        f"Gaussians in one dimension: at most {100 * wrong.max():.1f} % off. "
+        f"Image pairs: {100 * short.min():.0f} to {100 * short.max():.0f} % below the histogram, "
+        f"{'falling' if _falls(table) else 'not falling'} with every shift. "
+        f"In twenty dimensions up to {100 * lost:.0f} % are missing, at values far above those of images."
+    )
+    return verdict(wrong.max() < 0.05, short.abs().max() < 0.15, _falls(table)), said
+
+
+def shuffled_voxels(results: Results) -> tuple[str, str]:
+    """Shuffling voxels gives the product of marginals only to a T without receptive field."""
+    table = results("estimator.csv").set_index("case")
+    voxels, patches = table.loc["3x3x3, voxels shuffled", "mine"], table.loc["3x3x3, patches shuffled", "mine"]
+    images = _image_pairs(table)
+    single = (1 - images["mine"] / images["reference"]).abs().max() < 0.15
+    said = (
+        "With kernels of 1×1×1 the estimate follows the histogram (claim 2). "
+        f"A T that sees 3×3×3 voxels gives {voxels.min():.0f} to {voxels.max():.0f} nats when voxels are shuffled, "
+        f"and {patches.min():.1f} to {patches.max():.1f} when whole patches are: it tells noise from texture."
+    )
+    return verdict(single, (voxels.to_numpy() < 2 * patches.to_numpy()).all()), said
+
+
+def without_labels(results: Results) -> tuple[str, str]:
+    """MIRegNet against no registration."""
+    metrics = results("metrics.csv")
+    tests, said = [], []
+    for metric in ("dsc", "asd_mm", "tre_mm"):
+        before, after, p = _pairs(metrics, metric, "none", "miregnet")
+        tests.append(p < ALPHA and (after > before if metric == "dsc" else after < before))
+        said.append(f"{LABELS[metric]} {_value(before, metric)} → {_value(after, metric)} ({_p(p)})")
+    ablation = results("ablation.csv").set_index("experiment")["tre_mm"]
+    one, four = ablation["DeformNet: one pass"], ablation["DeformNet: recommended"]
+    return verdict(*tests), (
+        f"{', '.join(said)}. Without iterations of an optimiser, but the networks are asked several times; "
+        f"asked once, TRE on validation pairs is {one:.2f} mm instead of {four:.2f}."
+    )
+
+
+def overlap(results: Results) -> tuple[str, str]:
+    """DSC of both networks against ANTs."""
+    return _both_against_ants(results, "dsc")
+
+
+def surfaces(results: Results) -> tuple[str, str]:
+    """ASD of both networks against ANTs."""
+    return _both_against_ants(results, "asd_mm")
+
+
+def smoothness(results: Results) -> tuple[str, str]:
+    """Folding and the SD of log J, of the study's networks and of the paper's configuration."""
+    folding = {m: results.mean(m, "folding_percent") for m in NETWORKS}
+    rough = {m: results.mean(m, "sd_log_jacobian") for m in ("ants", *NETWORKS)}
+    paper = results("ablation.csv").set_index("experiment").loc["DeformNet: paper"]
+    values = ", ".join(f"{NAMES[m]} {value:.3f}" for m, value in rough.items())
+    said = (
+        f"Folding of the networks: {max(folding.values()):.3f} % of voxels at most. SD of log J: {values}. "
+        f"The paper's configuration (μ = 0.01, one pass), on validation pairs: {paper['folding_percent']:.3f} % and "
+        f"{paper['sd_log_jacobian']:.3f}."
+    )
+    study = max(folding.values()) == 0 and max(rough[m] for m in NETWORKS) <= rough["ants"]
+    return verdict(study, paper["folding_percent"] == 0), said
+
+
+def outperformed(results: Results) -> tuple[str, str]:
+    """Four measures of accuracy at once."""
+    outcome = {(m, metric): results.ahead(metric, m, "ants") for m in NETWORKS for metric in LABELS}
+    words = {1: "ahead", 0: "not told apart", -1: "behind"}
+    said = []
+    for method in NETWORKS:
+        sorted_out = [(word, [LABELS[k] for k in LABELS if outcome[method, k] == v]) for v, word in words.items()]
+        said.append(
+            f"{NAMES[method]}: " + "; ".join(f"{word} in {', '.join(names)}" for word, names in sorted_out if names)
+        )
+    metrics = results("metrics.csv")
+    if "convexadam" in set(metrics["method"]):
+        other, ours, p = _pairs(metrics, "tre_mm", "convexadam", "midiceregnet")
+        said.append(
+            f"convexAdam, which the paper does not have: TRE {other:.2f} mm against MIDiceRegNet's {ours:.2f} ({_p(p)})"
+        )
+    if -1 in outcome.values():
+        return NOT, ". ".join(said) + "."
+    return verdict(*(value == 1 for value in outcome.values())), ". ".join(said) + "."
+
+
+def dice_helps(results: Results) -> tuple[str, str]:
+    """MIDiceRegNet against MIRegNet: in Table 1, and over the seeds of Table 2."""
+    tests, said = [], []
+    for metric in ("dsc", "asd_mm", "tre_mm"):
+        one, other = (results.mean(m, metric) for m in ("midiceregnet", "miregnet"))
+        said.append(
+            f"{LABELS[metric]} {_value(one, metric, 4)} against {_value(other, metric, 4)} "
+            f"({_p(results.test(metric, 'midiceregnet', 'miregnet')[1])})"
+        )
+        tests.append(results.ahead(metric, "midiceregnet", "miregnet") == 1)
+    seeds = results("table2.csv").set_index(["similarity", "loss"]).loc["MINE"]
+    values = " against ".join(
+        f"{seeds.loc[m, 'dsc']:.4f} (SD {seeds.loc[m, 'dsc_sd_of_seeds']:.4f})" for m in NETWORKS[::-1]
+    )
+    said.append(f"over {seeds['seeds'].min()} seeds with fewer steps, on validation pairs, DSC {values}")
+    return verdict(*tests[:2]), "; ".join(said) + "."
+
+
+def hausdorff(results: Results) -> tuple[str, str]:
+    """In the paper's table ANTs has the lowest HD, with a star against MIDiceRegNet."""
+    values = {m: results.mean(m, "hd_mm") for m in ("ants", *NETWORKS)}
+    said = ", ".join(f"{NAMES[m]} {value:.2f} mm" for m, value in values.items())
+    p = [results.test("hd_mm", "ants", m)[1] for m in NETWORKS]
+    lowest = min(values, key=values.get) == "ants"
+    result = verdict(lowest, results.ahead("hd_mm", "ants", "midiceregnet") == 1)
+    return result, f"{said}; {_p(min(p))} at the least. One voxel of each pair decides HD."
+
+
+def runtime(results: Results) -> tuple[str, str]:
+    """Seconds per pair, on the study's grid and on the paper's."""
+    speed, largest = (
+        results(f"benchmarks/{name}").set_index(["size", "method"])["seconds"]
+        for name in ("speed.csv", "largest/speed.csv")
+    )
+    small = {m: results.mean(m, "seconds") for m in ("ants", *NETWORKS)}
+    networks, ants, tool = speed[320, "miregnet"], largest[320, "ants"], speed[320, "register"]
+    at_64, at_320 = small["ants"] / max(small[m] for m in NETWORKS), ants / networks
+    devices = results("runtime.csv").groupby("method")["device"].first()
+    said = (
+        f"Study's grid: ANTs {small['ants']:.2f} s ({devices['ants']}), "
+        f"the networks {max(small[m] for m in NETWORKS):.2f} s ({devices['miregnet']}), a factor of {at_64:.0f}. "
+        f"320³, two cores, no GPU: ANTs {ants:.0f} s, the networks on the full grid {networks:.1f} s, "
+        f"a factor of {at_320:.0f}; `mine_reg.register`, which works on 2.5 mm, {tool:.1f} s. "
+        "The paper names neither its hardware nor ANTs' threads and iterations."
+    )
+    return verdict(networks < 15, min(at_64, at_320) >= 10), said
+
+
+def sizes(results: Results) -> tuple[str, str]:
+    """The same networks on cubes of several sizes."""
+    speed = results("benchmarks/speed.csv")
+    found = sorted(speed.loc[speed["method"] == "miregnet", "size"])
+    ran = ", ".join(f"{size}³" for size in found)
+    return verdict(len(found) >= 3), f"The networks ran at {ran} voxels, with random weights, for their time alone."
+
+
+def weights(results: Results) -> tuple[str, str]:
+    """The scale of TV is unknown, so a weight of it means nothing by itself."""
+    table = results("sweep.csv")
+    best, paper = (
+        table.loc[table["tre_mm"].idxmin()],
+        table[(table["mu"] == 0.01) & (table["lambda_dice"] == 1)].iloc[0],
+    )
+    return UNTESTABLE, (
+        "The paper does not say in which unit the field is, nor whether TV is a sum or a mean, so its μ has no scale. "
+        f"With TV as defined here, 12 training subjects and {len(table)} combinations, TRE on validation pairs is "
+        f"lowest at μ = {best['mu']:g}, λ₂ = {best['lambda_dice']:g} ({best['tre_mm']:.2f} mm); "
+        f"at μ = 0.01, λ₂ = 1 it is {paper['tre_mm']:.2f} mm."
+    )
+
+
+def back_propagation(results: Results) -> tuple[str, str]:
+    """Mutual information by Parzen windows, in the place of MINE."""
+    table = results("table2.csv").set_index(["similarity", "loss"])
+    said, worse = [], []
+    for loss, words in (("miregnet", "without Dice"), ("midiceregnet", "with Dice")):
+        ours, theirs = table.loc["MINE", loss], table.loc["Parzen MI", loss]
+        spread = (ours["tre_mm_sd_of_seeds"] ** 2 + theirs["tre_mm_sd_of_seeds"] ** 2) ** 0.5
+        worse.append(theirs["tre_mm"] - ours["tre_mm"] > spread and theirs["tre_mm_p"] < ALPHA)
+        said.append(
+            f"{words} {theirs['tre_mm']:.2f} mm against MINE's {ours['tre_mm']:.2f} (SD between seeds "
+            f"{theirs['tre_mm_sd_of_seeds']:.2f} and {ours['tre_mm_sd_of_seeds']:.2f})"
+        )
+    cost = table["seconds_per_step"]["Parzen MI"].mean() / table["seconds_per_step"]["MINE"].mean()
+    return verdict(cost > 1, any(worse)), (
+        f"Parzen-window mutual information trains the same networks; a step costs {cost:.2f} of MINE's. "
+        f"TRE on validation pairs: {'; '.join(said)}. "
+        "Fewer steps than in Table 1: T, which has to learn first, may gain with more."
+    )
+
+
+def pictures(results: Results) -> tuple[str, str]:
+    """What can only be looked at."""
+    files = ("figure2.png", "figure3.png")
+    shown = all((results.folder / "figures" / name).is_file() for name in files)
+    return UNTESTABLE, "The paper shows one pair and names no measure." + (
+        " Figures 2 and 3 show the same of the pair whose DSC is the median." if shown else ""
+    )
+
+
+def _both_against_ants(results: Results, metric: str) -> tuple[str, str]:
+    values = "; ".join(
+        f"{NAMES[m]} {_value(results.mean(m, metric), metric)} ({_p(results.test(metric, m, 'ants')[1])})"
+        for m in NETWORKS
+    )
+    return (
+        verdict(*(results.ahead(metric, m, "ants") == 1 for m in NETWORKS)),
+        f"ANTs {_value(results.mean('ants', metric), metric)}; {values}.",
+    )
+
+
+def _image_pairs(table: pd.DataFrame) -> pd.DataFrame:
+    return table.loc[["image pair", "image pair, inverted"]]
+
+
+def _falls(table: pd.DataFrame) -> bool:
+    return all(
+        table.loc[[case]].sort_values("x")["mine"].is_monotonic_decreasing
+        for case in ("image pair", "image pair, inverted")
+    )
+
+
+def _pairs(metrics: pd.DataFrame, metric: str, one: str, other: str) -> tuple[float, float, float]:
+    """Means of two methods over the pairs that both have, and p of the paired t-test."""
+    both = metrics.pivot(index="pair_id", columns="method", values=metric)[[one, other]].dropna()
+    return both[one].mean(), both[other].mean(), float(ttest_rel(both[one], both[other]).pvalue)
+
+
+def _value(value: float, metric: str, digits: int = 3) -> str:
+    return f"{value:.{digits}f}" if metric == "dsc" else f"{value:.2f} mm"
+
+
+def _p(p: float) -> str:
+    return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
+
+
+def caution(results: Results) -> str:
+    """What the p-values of Table 1 do not say, with the numbers that show it."""
+    gain = [results.mean("ants", "tre_mm") - results.mean(m, "tre_mm") for m in NETWORKS]
+    seeds = results("table2.csv").set_index(["similarity", "loss"]).loc["MINE"]
+    spread = [seeds.loc[m, "tre_mm_sd_of_seeds"] for m in NETWORKS]
+    return (
+        "Table 1 is **one training** of each network, with one seed. Its p-values say whether the pairs agree, "
+        "not whether another training would. "
+        f"In TRE the networks are {gain[0]:.2f} and {gain[1]:.2f} mm ahead of ANTs; over {seeds['seeds'].min()} seeds "
+        "with fewer steps (Table 2) the TRE of the same two losses had standard deviations of "
+        f"{spread[0]:.2f} and {spread[1]:.2f} mm."
+    )

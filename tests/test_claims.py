@@ -1,0 +1,108 @@
+"""The page Claims: its verdicts follow from results/ by their rules, and its evidence exists."""
+
+import re
+import shutil
+import sys
+
+import pandas as pd
+import pytest
+
+WORDS = {"holds", "holds in part", "does not hold here", "cannot be tested"}
+
+
+@pytest.fixture
+def claims(repository, monkeypatch):
+    monkeypatch.syspath_prepend(repository / "docs")
+    import claims
+
+    yield claims
+    for name in ("claims", "verdicts"):
+        sys.modules.pop(name)
+
+
+@pytest.fixture
+def results(repository, tmp_path):
+    """A copy of the tables of results/, to be changed."""
+    folder = tmp_path / "results"
+    shutil.copytree(repository / "results", folder, ignore=shutil.ignore_patterns("notebooks", "figures", "curves"))
+    return folder
+
+
+def verdict_on(claims, results, title: str) -> str:
+    return claims.judge_all(results).set_index("title")["verdict"][title]
+
+
+def change(path, where, **values) -> None:
+    table = pd.read_csv(path)
+    chosen = where(table)
+    assert chosen.any()
+    for column, value in values.items():
+        table.loc[chosen, column] = value
+    table.to_csv(path, index=False)
+
+
+def test_every_claim_is_judged_on_the_results_of_the_study(claims, repository):
+    judged = claims.judge_all(repository / "results")
+    assert set(judged["verdict"]) <= WORDS
+    assert not judged["here"].str.contains(r"\b(?:nan|inf)\b|Not in this run").any()
+
+
+def test_evidence_exists(claims, repository):
+    makefile = (repository / "Makefile").read_text(encoding="utf-8")
+    for claim in claims.CLAIMS:
+        for command in claim.command.split("; "):
+            name = command.split()[-1]
+            assert command.startswith("dvc repro ") or re.search(rf"^(\S+ )*{name}( \S+)*:", makefile, re.M), command
+        assert claim.files
+        for name in claim.files:
+            assert (repository / "results" / name).is_file(), name
+        if claim.notebook:
+            assert (repository / f"results/notebooks/{claim.notebook}.ipynb").is_file()
+
+
+@pytest.mark.parametrize(("p", "verdict"), [(1e-9, "holds"), (0.3, "does not hold here")])
+def test_overlap_follows_the_tests(claims, results, p, verdict):
+    change(results / "statistics.csv", lambda t: (t["metric"] == "dsc") & (t["other"] == "ants"), p=p)
+    assert verdict_on(claims, results, "Both networks overlap better than ANTs") == verdict
+
+
+def test_one_network_of_two_is_in_part(claims, results):
+    one = lambda t: (t["metric"] == "dsc") & (t["other"] == "ants") & (t["better"] == "miregnet")  # noqa: E731
+    change(results / "statistics.csv", one, p=0.5)
+    assert verdict_on(claims, results, "Both networks overlap better than ANTs") == "holds in part"
+
+
+def test_being_behind_in_one_measure_is_not_outperforming(claims, results):
+    row = lambda t: (t["metric"] == "hd_mm") & (t["better"] == "miregnet") & (t["other"] == "ants")  # noqa: E731
+    change(results / "statistics.csv", row, better="ants", other="miregnet", p=0.001)
+    assert verdict_on(claims, results, "Both outperform the conventional method") == "does not hold here"
+
+
+def test_folding_breaks_smoothness(claims, results):
+    title = "The transforms are smooth"
+    assert verdict_on(claims, results, title) == "holds in part"
+    change(results / "table1.csv", lambda t: (t["method"] == "miregnet") & (t["metric"] == "folding_percent"), mean=0.2)
+    assert verdict_on(claims, results, title) == "does not hold here"
+
+
+def test_a_worse_parzen_estimate_would_support_the_premise(claims, results):
+    title = "Mutual information itself is hard to train on"
+    parzen = lambda t: t["similarity"] == "Parzen MI"  # noqa: E731
+    change(results / "table2.csv", parzen, tre_mm=5.0, tre_mm_p=1e-4)
+    assert verdict_on(claims, results, title) == "holds in part"
+    change(results / "table2.csv", parzen, seconds_per_step=9.0)
+    assert verdict_on(claims, results, title) == "holds"
+
+
+def test_an_estimator_that_is_off_fails_a_test(claims, results):
+    change(results / "estimator.csv", lambda t: t["case"] == "image pair", mine=0.1)
+    assert verdict_on(claims, results, "MINE measures the mutual information of two images") == "holds in part"
+
+
+def test_a_missing_table_cannot_be_tested(claims, results):
+    (results / "sweep.csv").unlink()
+    (results / "benchmarks/speed.csv").unlink()
+    judged = claims.judge_all(results).set_index("title")
+    assert judged["verdict"]["Any image size"] == "cannot be tested"
+    assert "speed.csv" in judged["here"]["Any image size"]
+    assert claims.summary(results).count("\n| ") == len(claims.CLAIMS)
