@@ -1,0 +1,157 @@
+"""Images and transforms into files that are read back before anybody sees them: ITK reports success for files that a
+full disk has cut."""
+
+import contextlib
+import errno
+import gzip
+import os
+import resource
+import shutil
+import sys
+import threading
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from mine_reg.storage.sentences import one_sentence
+from mine_reg.storage.writing import whole_file
+
+SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")  # one file each, and they keep where an image lies in space
+_NIFTI_HEADER = 352
+_POINTS, _CLOSE_MM = 200, 1e-3
+_CHUNK = 2**22
+
+
+def check_image_name(path: str | Path) -> None:
+    """Raises ValueError when the name does not end in one of SUFFIXES."""
+    if not str(path).lower().endswith(SUFFIXES):
+        *most, last = SUFFIXES
+        raise ValueError(f"{path} has no ending of an image that can be written; end it in {', '.join(most)} or {last}")
+
+
+def write_image(image: sitk.Image, path: str | Path, compress: bool = True) -> None:
+    """An image as NIfTI, NRRD or MetaImage. Raises ValueError for another ending, and OSError that names the file when
+    it could not be written whole."""
+    check_image_name(path)
+    with whole_file(path) as beside:
+        try:
+            with quiet():
+                sitk.WriteImage(image, str(beside), compress)
+            whole = _holds(beside, image)
+        except (RuntimeError, OSError, EOFError, zlib.error):
+            whole = False
+        if not whole:
+            _say_why(beside, sitk.GetArrayViewFromImage(image).nbytes)
+
+
+def write_transform_file(transform: sitk.Transform, path: str | Path) -> None:
+    """A transform as ``.h5``, ``.tfm`` or, an affine, ``.mat``. Raises OSError that names the file when it could not be
+    written whole, and ValueError when ITK cannot write such a transform so."""
+    with whole_file(path) as beside:
+        size = _bytes_of(transform)
+        _check_room(beside, size)  # HDF5 would say it in 50 lines, and more when the program ends
+        try:
+            with quiet():
+                sitk.WriteTransform(transform, str(beside))
+                whole = _agree(transform, sitk.ReadTransform(str(beside)))
+        except RuntimeError as error:
+            _say_why(beside, size, f"is a transform that ITK cannot write so ({one_sentence(error)})")
+        if not whole:
+            _say_why(beside, size)
+
+
+def fields_of(transform: sitk.Transform) -> list[sitk.Image]:
+    """The displacement fields in a transform, as images."""
+    kind = transform.GetTransformEnum()
+    if kind == sitk.sitkComposite:
+        composite = sitk.CompositeTransform(transform)
+        parts = [composite.GetNthTransform(number) for number in range(composite.GetNumberOfTransforms())]
+        return [field for part in parts for field in fields_of(part)]
+    return [sitk.DisplacementFieldTransform(transform).GetDisplacementField()] if kind in _FIELDS else []
+
+
+_FIELDS = (sitk.sitkDisplacementField,)
+_quiet = threading.Lock()
+_quiet_blocks, _stderr = 0, None
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Nothing that C libraries write to stderr is seen: HDF5, NIfTI and MetaImage put many lines there before ITK raises
+    its error, from which one sentence is made."""
+    global _quiet_blocks, _stderr
+    with _quiet:
+        _quiet_blocks += 1
+        if _quiet_blocks == 1:
+            sys.stderr.flush()
+            with contextlib.suppress(OSError), open(os.devnull, "w") as nowhere:  # a daemon may have closed its stderr
+                _stderr = os.dup(2)
+                os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        with _quiet:
+            _quiet_blocks -= 1
+            if not _quiet_blocks and _stderr is not None:
+                os.dup2(_stderr, 2)
+                os.close(_stderr)
+                _stderr = None
+
+
+def _holds(path: Path, image: sitk.Image) -> bool:
+    """Whether a file holds all of the image."""
+    array = sitk.GetArrayViewFromImage(image)
+    if path.name.endswith((".nii", ".nii.gz")):  # its length says it, and gzip's sum the rest
+        return _length(path) == _NIFTI_HEADER + array.nbytes
+    found = sitk.ReadImage(str(path))
+    if (found.GetSize(), found.GetPixelID()) != (image.GetSize(), image.GetPixelID()):
+        return False
+    again = sitk.GetArrayViewFromImage(found)
+    return np.array_equal(*(np.ascontiguousarray(values).reshape(-1).view(np.uint8) for values in (array, again)))
+
+
+def _length(path: Path) -> int:
+    if not path.name.endswith(".gz"):
+        return path.stat().st_size
+    length = 0
+    with gzip.open(path) as file:
+        while chunk := file.read(_CHUNK):
+            length += len(chunk)
+    return length
+
+
+def _agree(transform: sitk.Transform, again: sitk.Transform) -> bool:
+    """Whether two transforms move random points alike."""
+    points = np.random.default_rng(0).uniform(-200, 200, (_POINTS, 3))
+    for field in fields_of(transform):
+        inside = np.random.default_rng(0).uniform(0, 1, (_POINTS, 3)) * (np.array(field.GetSize()) - 1)
+        points = np.vstack([points, [field.TransformContinuousIndexToPhysicalPoint(index) for index in inside.tolist()]])
+    moved, moved_again = ([t.TransformPoint(point) for point in points.tolist()] for t in (transform, again))
+    return np.allclose(moved, moved_again, rtol=0, atol=_CLOSE_MM)
+
+
+def _bytes_of(transform: sitk.Transform) -> int:
+    return 2**16 + sum(8 * 3 * field.GetNumberOfPixels() for field in fields_of(transform))
+
+
+def _check_room(path: Path, size: int) -> None:
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    if limit != resource.RLIM_INFINITY and size > limit:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
+    if size > shutil.disk_usage(path.parent).free:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+
+def _say_why(path: Path, size: int, else_: str | None = None) -> None:
+    """Raise the system's reason why ``size`` bytes could not be written, found by writing as many once more."""
+    with open(path, "wb") as file:
+        for begin in range(0, size, _CHUNK):
+            file.write(bytes(min(_CHUNK, size - begin)))
+        file.flush()
+        os.fsync(file.fileno())
+    if else_ is not None:
+        raise ValueError(f"{path} {else_}")
+    raise OSError(errno.EIO, "could not be written whole; look at the disk, and try another one")
