@@ -7,7 +7,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from torch.nn.functional import grid_sample
 
-from mine_reg.synthetic.phantom import Scene, grid_origin, make_pair
+from mine_reg.synthetic.phantom import grid_origin, make_pair
+from mine_reg.synthetic.scene import Scene
 from mine_reg.synthetic.shapes import Capsules, draw_capsules, occupancy
 
 SIZE, SPACING = (64, 64, 64), 5.0
@@ -127,7 +128,7 @@ def test_same_anatomy_at_any_resolution():
 
 def test_slabs_do_not_show(monkeypatch):
     whole = make_pair((24, 20, 22), 13.0, seed=1)
-    monkeypatch.setattr("mine_reg.synthetic.phantom._SLAB_VOXELS", 5 * 20 * 22)
+    monkeypatch.setattr("mine_reg.synthetic.painting._SLAB_VOXELS", 5 * 20 * 22)
     slabs = make_pair((24, 20, 22), 13.0, seed=1)
     for name, value in vars(whole).items():
         if value.is_floating_point():

@@ -14,8 +14,9 @@ from mine_reg.images.ct import blood_hu, lung_mask
 from mine_reg.images.geometry import points_to_voxels, to_image
 from mine_reg.spatial import compose_dvf, jacobian_determinant, sample_at
 from mine_reg.synthetic.phantom import grid_origin, make_pair
-from mine_reg.synthetic.scan_motion import SimulatedMotion, Thorax, _velocity, exponential
-from mine_reg.synthetic.scan_pairs import NATIVE_HU, ScannedThorax, simulate_pair
+from mine_reg.synthetic.scan_motion import SimulatedMotion, Thorax, breathing_velocity, exponential
+from mine_reg.synthetic.scan_pairs import ScannedThorax, simulate_pair
+from mine_reg.synthetic.scene import NATIVE_HU
 
 SIZE, SPACING = (40, 40, 40), 8.0
 SHIFT = np.array([35.0, -210.0, 640.0])  # where this scanner has its patients
@@ -105,7 +106,7 @@ def test_the_exponential_of_a_velocity_undoes_that_of_its_opposite():
 def test_breathing_moves_the_diaphragm_and_neither_apex_nor_spine_nor_ribs(scanned):
     """The axial velocity alone, without repositioning and residual deformation, as part of the diaphragm's 15 mm."""
     thorax = scanned[False].thorax
-    axial = _velocity(thorax, 15.0, 0.0, 1.5, torch.zeros(1, 7))[0, 0].numpy() * 4.0 / -15.0
+    axial = breathing_velocity(thorax, 15.0, 0.0, 1.5, torch.zeros(1, 7))[0, 0].numpy() * 4.0 / -15.0
     rows, columns = np.nonzero(thorax.lungs.any(0))
     levels = np.rint((thorax.base_z[rows, columns] - thorax.origin_xyz[2]) / 4).astype(int)
     base, top = axial[levels, rows, columns], np.argwhere(thorax.lungs)[-60:]

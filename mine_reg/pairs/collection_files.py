@@ -10,7 +10,7 @@ from mine_reg.pairs.collection_layouts import L2R_SPLITS, Case, Collection, RawS
 SIDES = ("fixed", "moving")
 
 
-class Scan(NamedTuple):
+class ScanFiles(NamedTuple):
     """The files of one scan."""
 
     image: Path
@@ -19,23 +19,23 @@ class Scan(NamedTuple):
     raw: Case | None = None  # the grid of a raw volume
 
 
-class Pair(NamedTuple):
+class PairFiles(NamedTuple):
     """The two scans of one subject."""
 
     pair_id: str
-    fixed: Scan
-    moving: Scan
+    fixed: ScanFiles
+    moving: ScanFiles
     split: str = ""
 
 
-def find_pairs(source: Collection, folder: Path, problems: list[str]) -> list[Pair]:
+def find_pairs(source: Collection, folder: Path, problems: list[str]) -> list[PairFiles]:
     """The pairs of ``source`` in ``folder``; cases without any file are left out. Adds to ``problems``."""
     if source.raw:
         return _find_raw(source.raw, folder, problems)
     return _find_learn2reg(source.task, folder, problems) if source.task else _find_empire10(folder)
 
 
-def _find_learn2reg(task: str, folder: Path, problems: list[str]) -> list[Pair]:
+def _find_learn2reg(task: str, folder: Path, problems: list[str]) -> list[PairFiles]:
     """The pairs that the task's JSON lists and whose images are there."""
     name = f"{task}_dataset.json"
     path = next((path for path in (folder / name, folder / task / name) if path.is_file()), None)
@@ -61,11 +61,11 @@ def _find_learn2reg(task: str, folder: Path, problems: list[str]) -> list[Pair]:
             if subject != other:
                 problems.append(f"{path}, {key}: {fixed.name} and {moving.name} are of two subjects; correct the entry")
             elif fixed.exists() or moving.exists():
-                found[subject] = Pair(subject, *_learn2reg_scans(fixed, moving), split)
+                found[subject] = PairFiles(subject, *_learn2reg_scans(fixed, moving), split)
     return list(found.values())
 
 
-def _learn2reg_scans(fixed: Path, moving: Path) -> list[Scan]:
+def _learn2reg_scans(fixed: Path, moving: Path) -> list[ScanFiles]:
     """Both scans with their manual landmarks where there are some, else with their keypoints, else without points."""
 
     def beside(path: Path, kind: str, suffix: str = ".nii.gz") -> Path:
@@ -79,20 +79,23 @@ def _learn2reg_scans(fixed: Path, moving: Path) -> list[Scan]:
         ),
         None,
     )
-    return [Scan(path, beside(path, "masks"), kind and beside(path, kind, ".csv")) for path in (fixed, moving)]
+    return [ScanFiles(path, beside(path, "masks"), kind and beside(path, kind, ".csv")) for path in (fixed, moving)]
 
 
-def _find_empire10(folder: Path) -> list[Pair]:
+def _find_empire10(folder: Path) -> list[PairFiles]:
     """The numbered pairs of which at least one image is there."""
 
-    def scan(name: str) -> Scan:
-        return Scan(folder / "scans" / name, folder / "lungMasks" / name, None)
+    def files(name: str) -> ScanFiles:
+        return ScanFiles(folder / "scans" / name, folder / "lungMasks" / name, None)
 
     numbers = sorted({path.name[:2] for path in (folder / "scans").glob("[0-9][0-9]_*.mhd")})
-    return [Pair(f"empire10_{number}", scan(f"{number}_Fixed.mhd"), scan(f"{number}_Moving.mhd")) for number in numbers]
+    return [
+        PairFiles(f"empire10_{number}", files(f"{number}_Fixed.mhd"), files(f"{number}_Moving.mhd"))
+        for number in numbers
+    ]
 
 
-def _find_raw(facts: RawSet, folder: Path, problems: list[str]) -> list[Pair]:
+def _find_raw(facts: RawSet, folder: Path, problems: list[str]) -> list[PairFiles]:
     """The cases of which exactly one file matches each pattern, anywhere below ``folder``."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     pairs = []
@@ -113,10 +116,10 @@ def _find_raw(facts: RawSet, folder: Path, problems: list[str]) -> list[Pair]:
         if all(len(paths) == 1 for paths in found):
             (fixed,), (fixed_points,), (moving,), (moving_points,) = found
             pairs.append(
-                Pair(
+                PairFiles(
                     patterns[0].split("_")[0],
-                    Scan(fixed, None, fixed_points, raw),
-                    Scan(moving, None, moving_points, raw),
+                    ScanFiles(fixed, None, fixed_points, raw),
+                    ScanFiles(moving, None, moving_points, raw),
                 )
             )
     return pairs

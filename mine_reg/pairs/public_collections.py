@@ -13,7 +13,7 @@ import SimpleITK as sitk
 from mine_reg.images.ct import AIR_HU, lung_mask
 from mine_reg.images.geometry import same_grid, to_image, voxels_to_points
 from mine_reg.images.reading import read_image
-from mine_reg.pairs.collection_files import SIDES, Pair, Scan, find_pairs
+from mine_reg.pairs.collection_files import SIDES, PairFiles, ScanFiles, find_pairs
 from mine_reg.pairs.collection_layouts import COLLECTIONS, Collection, RawSet
 from mine_reg.pairs.manifest import SPLITS, read_manifest
 
@@ -79,7 +79,7 @@ def _raise(problems: list[str], collection: str) -> None:
         raise ValueError(f"no manifest of {collection} was made:\n{listed}")
 
 
-def _row(pair: Pair, new: Path, source: Collection, problems: list[str]) -> dict[str, str]:
+def _row(pair: PairFiles, new: Path, source: Collection, problems: list[str]) -> dict[str, str]:
     """Check a pair's files, write its points into ``new`` and return its row of the manifest."""
     row = {"pair_id": pair.pair_id, "split": pair.split, "subject_id": pair.pair_id}
     counts = set()
@@ -107,7 +107,7 @@ def _row(pair: Pair, new: Path, source: Collection, problems: list[str]) -> dict
     return row
 
 
-def _grid(scan: Scan, problems: list[str]) -> sitk.Image | None:
+def _grid(scan: ScanFiles, problems: list[str]) -> sitk.Image | None:
     """The image of a scan that comes with its mask; None, with what is wrong, when one of them cannot be read."""
     try:
         image, mask = read_image(scan.image), read_image(scan.mask)
@@ -121,7 +121,7 @@ def _grid(scan: Scan, problems: list[str]) -> sitk.Image | None:
     return image
 
 
-def _raw_grid(scan: Scan, facts: RawSet, problems: list[str]) -> sitk.Image | None:
+def _raw_grid(scan: ScanFiles, facts: RawSet, problems: list[str]) -> sitk.Image | None:
     """An empty image on the grid of a raw volume; None, with what is wrong, when the file has another size."""
     expected, found = 2 * int(np.prod(scan.raw.size)), scan.image.stat().st_size
     if found != expected:
@@ -158,7 +158,7 @@ def _points(path: Path, grid: sitk.Image, source: Collection, problems: list[str
     return None
 
 
-def _convert(scan: Scan, image_path: Path, mask_path: Path, source: Collection, problems: list[str]) -> None:
+def _convert(scan: ScanFiles, image_path: Path, mask_path: Path, source: Collection, problems: list[str]) -> None:
     """Write a raw volume as NIfTI in HU, and a lung mask for it; other scans are used where they are."""
     if not scan.raw:
         return

@@ -1,13 +1,12 @@
-"""One subject's thorax as a function of position in mm: the shapes, their random sizes, and the tissue depths.
+"""One subject's thorax as a function of position in mm: shapes of random size, and how deep a point lies in each.
 
 Coordinates are LPS (x left, y back, z head) with the origin in the middle of the chest. Sizes are those of an adult;
 each subject draws its own. All is continuous, so an image of any spacing shows the same anatomy.
 """
 
-from math import pi
-
 import torch
 
+from mine_reg.synthetic.rods import CAGE_POWER, VERTEBRA_MM, bones, left_vessels, main_airways, right_vessels
 from mine_reg.synthetic.shapes import (
     Capsules,
     Position,
@@ -19,42 +18,40 @@ from mine_reg.synthetic.shapes import (
     superellipse,
 )
 
-_CAGE_POWER = 2.3
-HILAR_MM = 4.0  # radius from which vessels and airways do not count as parenchyma
+HILAR_MM = 4.0  # vessels and airways of a larger radius do not count as parenchyma
 
 
 class Anatomy:
-    """Geometry of one subject; ``generator`` decides it entirely."""
+    """Geometry of one subject, which ``generator`` decides entirely; lengths in mm."""
 
     def __init__(self, generator: torch.Generator):
         draw = torch.randn(24, generator=generator).clamp(-2, 2).tolist()
         self.apex_z = 118 + 5 * draw[0]
         self.width = 126 + 5 * draw[1]  # half width of the pleural cavity
         self.half_depth = 83 + 4 * draw[2]
-        self.back_y = 82.0 + 2 * draw[3]
+        self.back_y = 82.0 + 2 * draw[3]  # of the cavity
         self.wall = 26 + 2 * draw[4]  # chest wall: ribs, muscle, fat
         self.fat = 11 + 3 * draw[5]
-        self.spine_y = self.back_y - 22
+        self.spine_y = self.back_y - 22  # middle of the vertebral bodies
         self.dome_z = -67 + 6 * draw[6]  # right hemidiaphragm
-        self.lung_size = (
-            self.width / 126 * self.half_depth / 83 * (self.apex_z - self.dome_z) / 185
-        )  # volume, relative to the mean
+        # volume, relative to the mean
+        self.lung_size = self.width / 126 * self.half_depth / 83 * (self.apex_z - self.dome_z) / 185
         self.dome_left_z = self.dome_z - 11 + 4 * draw[7]
         self.dome_height = 1 + 0.08 * draw[8]
         self.heart_centre = (24 + 4 * draw[9], -24 + 3 * draw[10], self.dome_z + 22 + 3 * draw[11])
         self.heart_size = 1 + 0.06 * draw[12]
-        self.spine_phase = 12 + 6 * draw[13]
+        self.spine_phase = 12 + 6 * draw[13]  # shifts all vertebrae down
         self.liver_hu, self.spleen_hu, self.muscle_hu = 58 + 6 * draw[14], 48 + 4 * draw[15], 50 + 5 * draw[16]
         self.lung_hu, self.gravity_hu = -865 + 15 * draw[17], 0.35 + 0.1 * draw[18]
         self.fissure_z = 2 + 6 * draw[19]
         shift = [2.5 * d for d in draw[20:24]]
-        self.veins_great, self.arteries_great = _right_vessels(shift), _left_vessels(shift)
-        self.airways_main = _main_airways(shift)
-        self.bones = self._bones()
+        self.veins_great, self.arteries_great = right_vessels(shift), left_vessels(shift)
+        self.airways_main = main_airways(shift)
+        self.bones = bones(self.apex_z, self.spine_y, self.spine_phase, self._cage_axes)
         self._grow_trees(generator)
 
     # ---- outlines
-    # -----------------------------------------------------------------------------------------------------
+
     def _profile(self, z):
         """Size of the cage at height z relative to its largest: a quarter ellipse from the thoracic inlet down."""
         u = ((self.apex_z + 12 - z) / 130).clamp(0, 1)
@@ -71,7 +68,7 @@ class Anatomy:
         """Depth inside the rib cage's inner surface."""
         x, y, z = position
         a, b, centre = self._cage_axes(z)
-        return superellipse(x, y - centre, a, b, _CAGE_POWER)
+        return superellipse(x, y - centre, a, b, CAGE_POWER)
 
     def body(self, position: Position) -> torch.Tensor:
         """Depth below the skin."""
@@ -79,26 +76,27 @@ class Anatomy:
         shoulders = smooth_step((z - 70) / 90)
         a = self.width + self.wall + 4 - 6 * shoulders
         b = self.half_depth + self.wall + 1 - 16 * shoulders
-        return superellipse(
-            x, y - (self.back_y + self.wall - 1 - self.half_depth - self.wall) - 5 * shoulders, a, b, 2.4
-        )
+        centre = self.back_y + self.wall - 1 - self.half_depth - self.wall
+        return superellipse(x, y - centre - 5 * shoulders, a, b, 2.4)
 
     def diaphragm(self, position: Position) -> torch.Tensor:
-        """Height above the diaphragm, as a depth (positive on the lungs' side)."""
+        """Height above the diaphragm, positive on the side of the lungs."""
         x, y, _ = position
         right = self.dome_z - self._drop(x + 66, y)
         left = self.dome_left_z - self._drop(x - 70, y)
         return (position[2] - smooth_max(right, left, 20.0)) * 0.8
 
     def _drop(self, x, y):
+        """How far the diaphragm lies below the top of a dome, x to its side and y behind it."""
         return self.dome_height * (30 * (x / 62) ** 2 + torch.where(y > 0, 44 * (y / 66) ** 2, 16 * (y / 72) ** 2))
 
     def heart(self, position: Position, grow: float = 0.0) -> torch.Tensor:
+        """Depth inside the heart, whose surface ``grow`` moves outwards."""
         s = self.heart_size
         return ellipsoid(position, self.heart_centre, (62 * s, 47 * s, 50 * s), tilt=0.55, turn=0.3) + grow
 
     def mediastinum(self, position: Position) -> torch.Tensor:
-        """Depth inside what separates the lungs, without the great vessels."""
+        """Depth inside what separates the lungs: mediastinum, spine and heart, but not the great vessels."""
         x, y, z = position
         half = 4 + 17 * smooth_step((y + 62) / 40) + 4 * smooth_step((z - 40) / 60) * smooth_step((y + 62) / 25)
         slab = half - (x - 2 - 4 * smooth_step((z - 20) / 40)).abs()  # the right lung lies against the trachea
@@ -106,8 +104,10 @@ class Anatomy:
         return smooth_max(smooth_max(slab, spine, 14.0), self.heart(position, 3.0), 14.0)
 
     def lung(self, position: Position, cage=None, diaphragm=None) -> torch.Tensor:
-        """Depth inside the pleura of either lung, great vessels not yet taken out; depths known already may be
-        given."""
+        """Depth inside the pleura of either lung, great vessels not yet taken out.
+
+        cage, diaphragm : their depths at ``position``, where they are known already
+        """
         x, y, z = position
         across, along = x.abs() - 48, y - 12
         steep = torch.where(along > 0, 0.016, 0.009)
@@ -125,10 +125,10 @@ class Anatomy:
         horizontal = (z - self.fissure_z + 8 - 0.1 * x + bow / 2).abs() + 1e3 * ((x > 0) | (oblique < 0))
         return torch.minimum(oblique.abs(), horizontal)
 
-    # ---- organs
-    # -------------------------------------------------------------------------------------------------------
+    # ---- organs and bones
+
     def chambers(self, position: Position) -> tuple[torch.Tensor, torch.Tensor]:
-        """Depths of the blood in the right heart and in the left heart."""
+        """Depths inside the blood of the right and of the left heart."""
         (cx, cy, cz), s = self.heart_centre, self.heart_size
         right = torch.maximum(
             ellipsoid(position, (cx - 42 * s, cy + 4, cz + 10), (22 * s, 24 * s, 30 * s)),
@@ -141,7 +141,7 @@ class Anatomy:
         return right, left
 
     def organs(self, position: Position, cage, diaphragm) -> dict[str, torch.Tensor]:
-        """Depths of the organs below the diaphragm, given the depths of that and of the cage."""
+        """Depths inside the organs below the diaphragm, given the depths of the cage and of the diaphragm."""
         x, y, z = position
         room = torch.minimum(-diaphragm - 4, cage - 5)
         liver = smooth_min(room, 38 - x - 0.45 * (y + 20) - 0.25 * (z + 90), 12.0)
@@ -152,15 +152,15 @@ class Anatomy:
         return {"liver": liver, "spleen": spleen, "stomach": stomach, "gas": gas}
 
     def vertebrae(self, position: Position) -> tuple[torch.Tensor, torch.Tensor]:
-        """Depths of the vertebral bodies and of the column with its discs."""
+        """Depths inside the vertebral bodies, and inside the column that they form with their discs."""
         x, y, z = position
-        level = torch.remainder(z + self.spine_phase, 24.0) - 12
+        level = torch.remainder(z + self.spine_phase, VERTEBRA_MM) - VERTEBRA_MM / 2
         waist = 1.5 - 0.02 * level * level
         column = superellipse(x, y - self.spine_y, 20.0, 16.0, 2.5) - waist
         return torch.minimum(column, 10 - level.abs()), column
 
     def flat_bones(self, position: Position, cage, body) -> torch.Tensor:
-        """Depth of the sternum and the shoulder blades, given the depths of the cage and of the body."""
+        """Depth inside the sternum or a shoulder blade, given the depths of the cage and of the body."""
         x, y, z = position
         _, b, centre = self._cage_axes(z)
         length = torch.minimum(self.apex_z - 22 - z, z - self.apex_z + 185)
@@ -172,57 +172,21 @@ class Anatomy:
         return torch.maximum(sternum, torch.minimum(blade, body - 12))
 
     def spinal_canal(self, position: Position) -> torch.Tensor:
+        """Depth inside the canal behind the vertebral bodies."""
         return ellipsoid(position, (0.0, self.spine_y + 24.0, position[2]), (10.0, 8.0, 1e4))
 
-    # ---- rods: ribs, vessels, airways
-    # -----------------------------------------------------------------------------------
-    def _bones(self) -> Capsules:
-        parts = []
-        for number in range(12):
-            for side in (-1, 1):
-                parts.append(self._rib(number, side))
-        for side in (-1, 1):
-            parts.append(
-                Capsules.chain(
-                    [
-                        (side * 18, -46, self.apex_z - 20, 6),
-                        (side * 55, -62, self.apex_z - 6, 5),
-                        (side * 105, -38, self.apex_z + 10, 5),
-                        (side * 150, -5, self.apex_z + 16, 6),
-                    ]
-                )
-            )
-        s = self.spine_y
-        for level in range(-7, 8):
-            z = 24 * level + 12 - self.spine_phase
-            for side in (-1, 1):
-                parts.append(
-                    Capsules.chain(
-                        [(side * 13, s + 12, z + 3, 4.5), (side * 15, s + 23, z, 5), (side * 32, s + 28, z + 2, 4)]
-                    )
-                )
-                parts.append(Capsules.chain([(side * 14, s + 25, z, 4), (0, s + 34, z - 5, 4)]))
-            parts.append(Capsules.chain([(0, s + 34, z - 5, 3.5), (0, s + 46, z - 15, 3)]))
-        return Capsules.join(parts)
+    # ---- trees of vessels and airways
 
-    def _rib(self, number: int, side: int) -> Capsules:
-        """Ribs follow the cage 7 mm outside the pleura, falling to the front; the false ribs end early."""
-        end = (140, 152, 155, 155, 155, 152, 148, 138, 128, 118, 80, 55)[number] * pi / 180
-        drop = (28, 48, 62, 72, 80, 86, 90, 90, 88, 82, 55, 35)[number]
-        start_z = self.apex_z + 14 - 21.5 * number
-        angle = torch.linspace(0.16, end, 15)
-        z = start_z - drop * (1 - torch.cos(pi / 2 * (angle / end) ** 1.2))
-        a, b, centre = self._cage_axes(z)
-        x = side * (a + 7) * angle.sin() ** (2 / _CAGE_POWER)
-        y = centre + (b + 7) * angle.cos().abs() ** (2 / _CAGE_POWER) * angle.cos().sign()
-        radius = torch.full_like(z, 4.5 if number in (0, 10, 11) else 5.2)
-        return Capsules.chain(torch.stack([x, y, z, radius], 1))
-
-    def _grow_trees(self, generator: torch.Generator) -> None:
+    def points_in_lungs(self, tried: int, depth_mm: float, generator: torch.Generator) -> torch.Tensor:
+        """Random points (N, 3) deeper than ``depth_mm`` in the lungs, out of ``tried`` in a box around them."""
         low = torch.tensor([-self.width, -90.0, -150.0])
         high = torch.tensor([self.width, 90.0, self.apex_z])
-        points = low + (high - low) * torch.rand(24000, 3, generator=generator)
-        points = points[self.lung(tuple(points.unbind(1))) > 3]
+        points = low + (high - low) * torch.rand(tried, 3, generator=generator)
+        return points[self.lung(tuple(points.unbind(1))) > depth_mm]
+
+    def _grow_trees(self, generator: torch.Generator) -> None:
+        """Arteries, veins and airways, one of each per lung, through points that fill it."""
+        points = self.points_in_lungs(24000, 3, generator)
         parts = {"arteries": [], "veins": [], "airways": []}
         for name, roots, radius, levels in (
             ("arteries", ((-42.0, 6.0, 16.0), (42.0, 12.0, 26.0)), 7.0, 10),
@@ -230,70 +194,13 @@ class Anatomy:
             ("airways", ((-40.0, 16.0, 14.0), (44.0, 20.0, 12.0)), 5.0, 6),
         ):
             for root in roots:
-                mine = points[(points[:, 0] * root[0] > 0)]
-                mine = mine[torch.randperm(len(mine), generator=generator)[:4096]]
-                parts[name].append(grow_tree(torch.tensor(root), mine, radius, levels, generator))
+                same_side = points[(points[:, 0] * root[0] > 0)]
+                chosen = same_side[torch.randperm(len(same_side), generator=generator)[:4096]]
+                parts[name].append(grow_tree(torch.tensor(root), chosen, radius, levels, generator))
         self.arteries, self.veins, self.airways = (
             Capsules.join(parts[name]) for name in ("arteries", "veins", "airways")
         )
 
     def hilar(self, radius_mm: float = HILAR_MM) -> Capsules:
-        """Vessels and airways of the trees thicker than ``radius_mm``: by hand they are not outlined as parenchyma."""
+        """Vessels and airways thicker than ``radius_mm``, which people who outline lungs leave out."""
         return Capsules.join([tree.where(tree.r0 > radius_mm) for tree in (self.arteries, self.veins, self.airways)])
-
-
-def _right_vessels(s) -> Capsules:
-    """Systemic veins and pulmonary arteries: what the bolus fills first."""
-    return Capsules.join(
-        [
-            Capsules.chain([(-24, -8, 78, 9), (-26, -8, 40, 9), (-25, -8, -10, 10)]),  # superior vena cava
-            Capsules.chain([(-24, -8, 78, 7), (-32, -8, 118, 6), (-50, -12, 160, 6)]),  # right brachiocephalic
-            Capsules.chain(
-                [(-24, -10, 80, 7), (10, -26, 90, 6), (38, -16, 118, 6), (48, -10, 160, 6)]
-            ),  # left brachiocephalic
-            Capsules.chain([(-24, 4, -50, 11), (-22, 12, -100, 12), (-18, 20, -165, 12)]),  # inferior vena cava
-            Capsules.chain([(14, -40, -14, 14), (18, -26, 14, 14), (14, -12, 26 + s[0], 13)]),  # pulmonary trunk
-            Capsules.chain([(14, -12, 26 + s[0], 11), (-18, 0, 22, 10), (-42, 6, 16, 8)]),  # right pulmonary artery
-            Capsules.chain([(14, -12, 26 + s[0], 11), (30, 4, 30, 10), (42, 12, 26, 8)]),  # left pulmonary artery
-        ]
-    )
-
-
-def _left_vessels(s) -> Capsules:
-    """Pulmonary veins and aorta with its branches."""
-    arch = 72 + s[1]
-    return Capsules.join(
-        [
-            Capsules.chain(
-                [
-                    (2, -22, -20, 15),
-                    (-12, -26, 12, 15),
-                    (-12, -24, 44, 15),
-                    (-4, -12, arch - 4, 14),
-                    (10, 8, arch, 13),
-                    (18, 28, arch - 8, 13),
-                    (21, 40, arch - 30, 12.5),
-                    (21, 42 + s[2], 0, 12),
-                    (16, 41, -70, 11.5),
-                    (6, 38, -165, 11),
-                ]
-            ),
-            Capsules.chain([(-5, -10, arch, 6), (-16, -2, 104, 6), (-24, 2, 160, 5)]),
-            Capsules.chain([(4, 0, arch, 4.5), (14, 6, 108, 4), (18, 8, 160, 4)]),
-            Capsules.chain([(14, 16, arch, 5), (26, 20, 104, 5), (50, 10, 126, 5), (90, -10, 140, 5)]),
-            Capsules.chain([(0, 12, -12, 8), (-36, 12, -12, 7)]),
-            Capsules.chain([(0, 12, -8, 8), (38, 16, -8, 7)]),
-            Capsules.chain([(0, 10, -4, 7), (-34, 2, 4, 5.5)]),
-            Capsules.chain([(10, 8, -2, 7), (36, 2, 8, 5.5)]),
-        ]
-    )
-
-
-def _main_airways(s) -> Capsules:
-    return Capsules.join(
-        [
-            Capsules.chain([(0, 4, 170, 8.5), (1, 10, 110, 8.5), (2, 20, 42 + s[3], 8.5)]),  # trachea
-            Capsules.chain([(2, 20, 42 + s[3], 7.5), (-20, 19, 26, 7), (-40, 16, 14, 6)]),
-            Capsules.chain([(2, 20, 42 + s[3], 7), (24, 22, 24, 6.5), (44, 20, 12, 5.5)]),
-        ]
-    )

@@ -1,6 +1,6 @@
 """The motion between the two scans of a phantom pair: psi maps points of the moving scan to points of the fixed scan.
 
-psi(y) = r(y) + b(r(y)): the patient lies down again (rigid r), breathes in another depth, the heart beats, and soft
+psi(y) = r(y) + b(r(y)): the patient lies down again (rigid r), breathes to another depth, the heart beats, and soft
 tissue settles (b). Every part is a formula in millimetres, so psi is the same at any resolution.
 """
 
@@ -18,7 +18,7 @@ _WALL_MM = 22.0  # over which the sliding of the lungs along the ribs is spread
 
 @dataclass
 class Motion(Invertible):
-    """Parameters of one pair's motion; mm and rad."""
+    """psi of one pair, by its parameters in mm and rad."""
 
     anatomy: Anatomy
     rotation: torch.Tensor  # (3, 3)
@@ -31,11 +31,12 @@ class Motion(Invertible):
 
     @classmethod
     def random(cls, anatomy: Anatomy, generator: torch.Generator) -> "Motion":
+        """Draw a motion; 7 times out of 10 the moving scan has more air."""
         normal = torch.randn(12, generator=generator).tolist()
         turn = rotation(torch.tensor(normal[:3]) * torch.tensor([0.007, 0.005, 0.008]))
         translation = torch.tensor(normal[3:6]) * torch.tensor([1.1, 0.9, 1.2])
         sign = 1.0 if torch.rand(1, generator=generator).item() < 0.3 else -1.0
-        # large lungs breathe deeper; all these numbers are such that the row None of Table 1 comes out as in the paper
+        # large lungs breathe deeper; all these numbers make the row None of Table 1 come out as in the paper
         depth = 11.3 * exp(0.58 * normal[6]) * anatomy.lung_size**6
         diaphragm = sign * min(max(depth, 2.5), 40.0)
         waves = draw_waves(generator, 0.6 * exp(0.4 * normal[7]))
@@ -45,7 +46,7 @@ class Motion(Invertible):
         )
 
     def __call__(self, position: Position) -> Position:
-        """psi: positions in the moving scan to positions in the fixed scan (= the anatomy's space), mm."""
+        """psi of positions in the moving scan: positions in the fixed scan, which is the anatomy's space; mm."""
         r, t = self.rotation.tolist(), self.translation.tolist()
         x, y, z = (sum(r[i][j] * position[j] for j in range(3)) + t[i] for i in range(3))
         breath = self._breathing((x, y, z))
@@ -53,10 +54,11 @@ class Motion(Invertible):
         return tuple(p + b + s for p, b, s in zip((x, y, z), breath, rest, strict=True))
 
     def _breathing(self, position: Position) -> Position:
+        """Displacement x, y, z (mm) by diaphragm, ribs and heart."""
         a, (x, y, z) = self.anatomy, position
         height = (a.apex_z - z) / (a.apex_z - a.dome_z + 30)
         descent = smooth_step(height)
-        # The lungs and the organs below slide along the ribs and the spine, which hardly move themselves.
+        # the lungs and the organs below slide along the ribs and the spine, which hardly move themselves
         wall = smooth_step((a.cage(position) + 0.65 * _WALL_MM) / _WALL_MM)
         spine = smooth_step(((x * x + (y - a.spine_y - 8) ** 2).sqrt() - 20) / 30)
         front_back = 1 + 0.4 * torch.tanh(y / 50)
@@ -75,4 +77,5 @@ class Motion(Invertible):
         return torch.stack(torch.broadcast_tensors(*self(tuple(points.unbind(1)))), 1)
 
     def start(self, points: torch.Tensor) -> torch.Tensor:
+        """The inverse of the rigid part."""
         return (points - self.translation.double()) @ self.rotation.double()

@@ -1,7 +1,6 @@
-"""Invertible maps psi from points of the moving scan to points of the fixed scan: what the phantom's and the simulated
-motions share.
+"""What the phantom's motion and the simulated one share: maps psi that can be inverted, and their random parts.
 
-Positions are x, y, z in LPS millimetres.
+psi maps points of the moving scan to points of the fixed scan. Positions are x, y, z in LPS millimetres.
 """
 
 from math import pi
@@ -13,19 +12,18 @@ _MODES = 10  # plane waves of the residual deformation
 
 
 class Invertible:
-    """A map psi of points whose Jacobian and inverse are found from its values alone; a subclass gives `at` and
-    `start`."""
+    """A map psi whose Jacobian and inverse are found from its values; a subclass gives `at` and may give `start`."""
 
     def at(self, points: Tensor) -> Tensor:
-        """psi of points (N, 3), mm."""
+        """psi of points (N, 3)."""
         raise NotImplementedError
 
     def start(self, points: Tensor) -> Tensor:
-        """A first guess of the inverse at points (N, 3)."""
+        """A first guess of the inverse of points (N, 3)."""
         return points
 
     def jacobian(self, points: Tensor, step_mm: float = 0.05) -> Tensor:
-        """d psi / d y at points (N, 3) by central differences, (N, 3, 3); float64 advised."""
+        """d psi / d y at points (N, 3), as (N, 3, 3), by central differences; points should be float64."""
         columns = []
         for i in range(3):
             shift = torch.zeros(3, dtype=points.dtype, device=points.device)
@@ -34,9 +32,9 @@ class Invertible:
         return torch.stack(columns, 2)
 
     def inverse(self, points: Tensor, tolerance_mm: float = 1e-4, steps: int = 30) -> Tensor:
-        """The y with psi(y) = x for points x (N, 3): plain iteration where that helps, then Newton's method with halved
-        steps where one overshoots. float64.
+        """The y with psi(y) = x for points x (N, 3), as float64.
 
+        Fixed-point iteration as long as it helps, then Newton's method, whose steps are halved where they overshoot.
         Raises ArithmeticError when a point does not converge, which would mean that psi is not invertible there.
         """
         x = points.double()
@@ -74,8 +72,10 @@ def rotation(angles: Tensor) -> Tensor:
 
 
 def draw_waves(generator: torch.Generator, amplitude_mm: float) -> Tensor:
-    """A smooth residual deformation: (modes, 7) wave vector (rad/mm), phase and amplitude vector (mm) of plane waves of
-    70 to 150 mm."""
+    """A smooth residual deformation: plane waves of 70 to 150 mm with about ``amplitude_mm`` in all.
+
+    Returns (modes, 7): wave vector (rad/mm), phase (rad), amplitude vector (mm).
+    """
     direction = torch.randn(_MODES, 3, generator=generator)
     length = 70 + 80 * torch.rand(_MODES, 1, generator=generator)
     wave = 2 * pi * direction / direction.norm(dim=1, keepdim=True) / length
@@ -85,7 +85,7 @@ def draw_waves(generator: torch.Generator, amplitude_mm: float) -> Tensor:
 
 
 def sum_of_waves(waves: Tensor, position) -> tuple[Tensor, Tensor, Tensor]:
-    """The displacement x, y, z of `draw_waves` at positions (x, y, z) that broadcast against each other."""
+    """The displacement x, y, z (mm) by ``waves`` at positions (x, y, z) that broadcast against each other."""
     x, y, z = position
     total = [0.0, 0.0, 0.0]
     for kx, ky, kz, phase, *amplitude in waves.tolist():
@@ -95,7 +95,7 @@ def sum_of_waves(waves: Tensor, position) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def spread_points(pool: Tensor, count: int) -> Tensor:
-    """``count`` points of ``pool`` (N, 3), spread over it: each is the farthest from those before it."""
+    """Choose ``count`` points of ``pool`` (N, 3), spread over it: each is the farthest from those before it."""
     chosen, distance = [0], torch.full((len(pool),), torch.inf)
     for _ in range(min(count, len(pool)) - 1):
         distance = torch.minimum(distance, (pool - pool[chosen[-1]]).square().sum(1))

@@ -1,4 +1,4 @@
-"""Whole sets of synthetic pairs, made by the phantom or from single CTs, as one folder with a ``manifest.csv``."""
+"""Sets of synthetic pairs, made by the phantom or from single CTs: one folder with a ``manifest.csv``."""
 
 import os
 import shutil
@@ -24,16 +24,17 @@ from mine_reg.synthetic.scan_pairs import read_scan, simulate_pair
 def make_phantom_pairs(
     folder: str | Path, pairs: int, size, spacing_mm: float, seed: int, workers: int = -1, device: str = "cpu"
 ) -> pd.DataFrame:
-    """Make ``pairs`` phantom pairs, write them to ``folder`` and return the table that ``manifest.csv`` there holds.
+    """Make ``pairs`` phantom pairs, write them to ``folder`` and return the table that is its ``manifest.csv``.
 
-    size : voxels (D, H, W) of every image; spacing_mm : isotropic
+    size : voxels (D, H, W) of every image
+    spacing_mm : isotropic
     seed : of the whole set; pair i of a set is the same whatever the number of pairs, size, spacing and workers
     workers : processes, one torch thread each; -1 means all cores
     device : ``"cpu"``, or ``"cuda"``, where one process makes all pairs
 
     Per pair a folder ``<pair_id>/`` with fixed and moving (int16 HU), fixed_mask, moving_mask, fixed_mask_observer2
     (uint8) as .nii.gz, and fixed_points.csv, moving_points.csv (x, y, z in LPS mm, row to row). Paths in the table are
-    relative to ``folder``. A pair appears there only when all are complete.
+    relative to ``folder``. No pair appears there before all are complete. Raises ValueError when ``pairs`` is below 1.
     """
     if pairs < 1:
         raise ValueError(f"data.pairs is {pairs}; give at least 1")
@@ -58,15 +59,13 @@ def make_simulated_pairs(
     seed: int,
     workers: int = -1,
 ) -> pd.DataFrame:
-    """Make pairs of known truth from single CTs, as many for each split as ``counts`` says; else as
-    `make_phantom_pairs`.
+    """Make pairs of known truth from single CTs, otherwise as `make_phantom_pairs` does; there is no second observer.
 
-    scans : as from `manifest.read_scans`. The pairs of a split are dealt out evenly over its scans; without a split
-        column, subjects are drawn at random so that each split has its share of them
+    scans : as `manifest.read_scans` returns them. The pairs of a split are dealt out evenly over its scans; without a
+        split column, subjects are drawn at random so that each split has its share of them
     counts : number of pairs by split
 
-    There is no second observer. Raises ValueError when there are fewer than three subjects to divide, or, naming the
-    file, for a scan that cannot be used.
+    Raises ValueError when there are too few subjects to divide, and, naming the file, for a scan that cannot be used.
     """
     scans = scans.assign(split=draw_scan_split(scans, counts, seed))
     jobs, rows = {}, []
@@ -89,8 +88,9 @@ def make_simulated_pairs(
 
 
 def draw_scan_split(scans: pd.DataFrame, counts: dict[str, int], seed: int) -> list[str]:
-    """The scans' own split, or a random one by subject, in which every split of ``counts`` has its share of the
-    subjects and at least one.
+    """The split of each scan: the scans' own, or a random one by subject.
+
+    In a random one each split that needs pairs has at least one subject, and the others in proportion to ``counts``.
 
     Raises ValueError when a split that needs pairs has no scan, or there are too few subjects.
     """
@@ -106,9 +106,8 @@ def draw_scan_split(scans: pd.DataFrame, counts: dict[str, int], seed: int) -> l
     subjects = sorted(scans["subject_id"].unique())
     if len(subjects) < len(wanted):
         raise ValueError(
-            f"{len(subjects)} subject(s) cannot be divided into {', '.join(wanted)}; give scans of at "
-            f"least {len(wanted)} people, "
-            "or a split column"
+            f"{len(subjects)} subject(s) cannot be divided into {', '.join(wanted)}; give scans of at least "
+            f"{len(wanted)} people, or a split column"
         )
     subjects = np.random.default_rng(seed).permutation(subjects).tolist()
     total = sum(counts.values())
@@ -118,8 +117,7 @@ def draw_scan_split(scans: pd.DataFrame, counts: dict[str, int], seed: int) -> l
 
 
 def write_pair(folder: Path, pair: SyntheticPair, spacing_mm: float, origin_xyz) -> None:
-    """Write one pair's images and points into ``folder``, which must not exist; what the pair does not have is left
-    out."""
+    """Write the images and points that a pair has into ``folder``, which must not exist."""
     folder.mkdir()
     for name in IMAGES:
         if getattr(pair, name) is not None:
@@ -132,8 +130,10 @@ def write_pair(folder: Path, pair: SyntheticPair, spacing_mm: float, origin_xyz)
 
 
 def _make_pairs(folder: Path, jobs: dict[str, tuple], rows: list[dict], workers: int) -> pd.DataFrame:
-    """Run the jobs, each of which writes one pair, in a folder aside; bring all into place when they are complete, and
-    the table."""
+    """Run the jobs, each of which writes one pair, in a folder aside; when all are complete, bring them into place.
+
+    Returns the table of ``rows``, which it writes as ``manifest.csv``.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.resolve().parent) as made:
         calls = (delayed(function)(Path(made) / name, *arguments) for name, (function, *arguments) in jobs.items())
@@ -149,10 +149,11 @@ def _make_pairs(folder: Path, jobs: dict[str, tuple], rows: list[dict], workers:
 
 
 def _files(name: str) -> dict[str, str]:
+    """The columns of a manifest that every synthetic pair has."""
     return {
         "pair_id": name,
         **{image: f"{name}/{image}.nii.gz" for image in IMAGES[:4]},
-        **{p: f"{name}/{p}.csv" for p in POINTS},
+        **{points: f"{name}/{points}.csv" for points in POINTS},
     }
 
 
@@ -172,6 +173,7 @@ _scan = lru_cache(maxsize=1)(read_scan)  # one scan in memory per process, for t
 
 
 def _shares(total: int, parts: int) -> list[int]:
+    """``total`` whole things divided evenly."""
     return [total // parts + (i < total % parts) for i in range(parts)]
 
 

@@ -1,10 +1,9 @@
-"""A breathing motion for any chest CT, driven by its lung mask: psi maps points of the moving scan to points of the
-fixed one.
+"""A breathing motion for any chest CT, led by its lung mask.
 
-psi(y) = exp(v)(r(y)): the patient lies down again (rigid r), then everything flows for a unit of time along a velocity
-v. A flow of a bounded, smooth velocity is invertible by construction, however sharply v changes at the pleura, where
-lungs and abdomen slide along the ribs. v is what the phantom's motion is (`phantom_motion`), with the thorax found in
-the mask instead of a formula.
+psi maps points of the moving scan to points of the fixed scan: psi(y) = exp(v)(r(y)). The patient lies down again
+(rigid r), then everything flows for a unit of time along a velocity v. A flow along a bounded, smooth velocity is
+invertible by construction, however sharply v changes at the pleura, where lungs and abdomen slide along the ribs. v has
+the parts of the phantom's motion (`breathing`), but takes the thorax from the mask instead of a formula.
 """
 
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from scipy.ndimage import distance_transform_edt, gaussian_filter
 from scipy.spatial import ConvexHull, Delaunay
 from torch import Tensor
 
-from mine_reg.images.geometry import to_image
+from mine_reg.images.geometry import on_grid, to_image
 from mine_reg.spatial import compose_dvf, sample_at
 from mine_reg.synthetic.motion import Invertible, draw_waves, rotation, sum_of_waves
 from mine_reg.synthetic.shapes import smooth_step
@@ -32,12 +31,12 @@ class Thorax:
     """What the motion has to know about one scan, on a lattice of 4 mm, axes L, P, S.
 
     lungs : mask image, any grid and orientation
-    size, spacing_mm : of the study's grid (D, H, W), centred at ``centre_xyz`` (mm); the lattice covers it with a
+    size, spacing_mm, centre_xyz : of the grid on which pairs are made (D, H, W; mm); the lattice covers it with a
         margin
 
-    ``cavity_mm`` is the depth inside the rib cage: the convex hull of the lungs slice by slice, and below the widest
-    slice that one, where liver, spleen and stomach move with the diaphragm. Raises ValueError when the grid holds no
-    lung.
+    ``cavity_mm`` is the depth inside the rib cage: slice by slice the convex hull of the lungs, and from the widest
+    slice downwards the widest hull, since liver, spleen and stomach move with the diaphragm. Raises ValueError when
+    the grid holds no lung.
     """
 
     def __init__(self, lungs: sitk.Image, size, spacing_mm: float, centre_xyz):
@@ -45,10 +44,7 @@ class Thorax:
         self.size = tuple(int(np.ceil(length / LATTICE_MM)) + 1 for length in extent)
         self.origin_xyz = np.asarray(centre_xyz) - (np.array(self.size[::-1]) - 1) / 2 * LATTICE_MM
         grid = to_image(np.zeros(self.size, np.uint8), (LATTICE_MM,) * 3, self.origin_xyz)
-        self.lungs = (
-            sitk.GetArrayFromImage(sitk.Resample(lungs, grid, sitk.Transform(), sitk.sitkLinear, 0.0, sitk.sitkFloat32))
-            > 0.5
-        )
+        self.lungs = sitk.GetArrayFromImage(on_grid(lungs, grid, 0.0)) > 0.5
         areas = self.lungs.sum((1, 2))
         slices = np.flatnonzero(areas)
         if len(slices) < 5:
@@ -65,7 +61,7 @@ class Thorax:
         self.base_z = self._base(cavity)
 
     def positions(self) -> tuple[Tensor, Tensor, Tensor]:
-        """x, y, z in mm at the lattice's nodes, broadcasting against each other to (D, H, W)."""
+        """x, y, z in mm of the lattice's nodes, which broadcast against each other to (D, H, W)."""
         x, y, z = (
             torch.from_numpy(o + LATTICE_MM * np.arange(n)).float()
             for o, n in zip(self.origin_xyz, self.size[::-1], strict=True)
@@ -73,10 +69,11 @@ class Thorax:
         return x[None, None, :], y[None, :, None], z[:, None, None]
 
     def voxels(self, points: Tensor) -> Tensor:
-        """Points (N, 3) x, y, z mm as lattice coordinates (1, N, 3) z, y, x."""
+        """Points (N, 3), x, y, z mm, in voxels of the lattice (1, N, 3), z, y, x."""
         return ((points - torch.as_tensor(self.origin_xyz).to(points)) / LATTICE_MM).flip(1)[None]
 
     def _cavity(self, slices) -> np.ndarray:
+        """The space inside the rib cage, (D, H, W)."""
         cavity = np.zeros(self.size, bool)
         widest = 0
         for k in slices[::-1]:  # from the apex down
@@ -87,8 +84,10 @@ class Thorax:
         return cavity
 
     def _spine(self, cavity, slices) -> tuple[float, np.ndarray]:
-        """Middle of the chest (x, mm), and at each lattice height the y of the vertebral bodies (a parabola through the
-        backs of the hulls)."""
+        """The middle of the chest (x, mm), and the y (mm) of the vertebral bodies at each height of the lattice.
+
+        The latter is a parabola through the backs of the hulls.
+        """
         x, y = (self.origin_xyz[i] + LATTICE_MM * np.arange(self.size[2 - i]) for i in (0, 1))
         columns = cavity[slices].any(1)
         centre = float(np.median([x[c].mean() for c in columns if c.any()]))
@@ -100,8 +99,7 @@ class Thorax:
         return centre, fitted
 
     def _base(self, cavity) -> np.ndarray:
-        """z (mm) of the lungs' lower surface in every column (H, W), carried on smoothly where there is no lung
-        above."""
+        """z (mm) of the lungs' lower surface in every column (H, W), continued smoothly where no lung is above."""
         has = self.lungs.any(0)
         height = self.origin_xyz[2] + LATTICE_MM * self.lungs.argmax(0).astype(np.float64)
         nearest = distance_transform_edt(~has, return_distances=False, return_indices=True)
@@ -110,8 +108,7 @@ class Thorax:
 
 @dataclass
 class SimulatedMotion(Invertible):
-    """psi on the lattice of ``thorax``: displacement (1, 3, D, H, W) in lattice voxels, z, y, x, linear between the
-    nodes."""
+    """psi as a displacement (1, 3, D, H, W), z, y, x, in voxels of the lattice of ``thorax``, linear in between."""
 
     thorax: Thorax
     displacement: Tensor
@@ -119,14 +116,15 @@ class SimulatedMotion(Invertible):
 
     @classmethod
     def random(cls, thorax: Thorax, generator: torch.Generator) -> "SimulatedMotion":
-        """Draws as the phantom does: sizes of all parts, and 7 of 10 times a moving scan with less air."""
+        """Draw the sizes of all parts, as for the phantom; 7 times out of 10 the moving scan has less air."""
         normal = torch.randn(11, generator=generator).tolist()
         turn = rotation(torch.tensor(normal[:3]) * torch.tensor([0.012, 0.012, 0.018]))
         shift = torch.tensor(normal[3:6]) * 2.5
         sign = 1.0 if torch.rand(1, generator=generator).item() < 0.7 else -1.0
         diaphragm = sign * min(max(11.0 * exp(0.6 * normal[6]), 3.0), 32.0)
         waves = draw_waves(generator, 0.8 * exp(0.4 * normal[7]))
-        velocity = _velocity(thorax, diaphragm, 0.15 * np.tanh(normal[8]), 0.1 * diaphragm + 0.4 * normal[9], waves)
+        sides, ribs = 0.15 * np.tanh(normal[8]), 0.1 * diaphragm + 0.4 * normal[9]
+        velocity = breathing_velocity(thorax, diaphragm, sides, ribs, waves)
         flow = exponential(velocity)
         x, y, z = torch.broadcast_tensors(*thorax.positions())
         points = torch.stack([x, y, z], -1).reshape(-1, 3)
@@ -137,11 +135,13 @@ class SimulatedMotion(Invertible):
         return cls(thorax, total.transpose(1, 2).reshape(1, 3, *thorax.size), diaphragm)
 
     def at(self, points: Tensor) -> Tensor:
+        """psi of points (N, 3), mm."""
         where = self.thorax.voxels(points)
         moved = sample_at(self.displacement.to(points), where, padding="border")
         return points + moved[0].flip(1) * LATTICE_MM
 
     def start(self, points: Tensor) -> Tensor:
+        """The point minus its own displacement."""
         return points - (self.at(points) - points)
 
     def transform(self) -> sitk.DisplacementFieldTransform:
@@ -154,17 +154,18 @@ class SimulatedMotion(Invertible):
 
 
 def exponential(velocity: Tensor) -> Tensor:
-    """exp(v) - identity of a stationary velocity (1, 3, D, H, W) in voxels by scaling and squaring (Arsigny et al.,
-    MICCAI 2006)."""
+    """exp(v) - identity of a stationary velocity (1, 3, D, H, W), both in voxels.
+
+    By scaling and squaring (Arsigny et al., MICCAI 2006).
+    """
     flow = velocity / 2**_SQUARINGS
     for _ in range(_SQUARINGS):
         flow = compose_dvf(flow, flow, flow.shape[2:])
     return flow
 
 
-def _velocity(thorax: Thorax, diaphragm_mm: float, sides: float, ribs_mm: float, waves: Tensor) -> Tensor:
-    """The velocity on the lattice, in lattice voxels: the parts of `phantom_motion`, between the thorax's own
-    landmarks."""
+def breathing_velocity(thorax: Thorax, diaphragm_mm: float, sides: float, ribs_mm: float, waves: Tensor) -> Tensor:
+    """The velocity (1, 3, D, H, W) on the lattice of ``thorax``, in its voxels; arguments as of `breathing.Motion`."""
     x, y, z = thorax.positions()
     height = (thorax.apex_z - z) / (thorax.apex_z - thorax.dome_z + 30)
     descent = smooth_step(height)

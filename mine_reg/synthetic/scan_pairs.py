@@ -1,7 +1,7 @@
-"""Registration pairs with known truth from single CTs: one scan, seen twice.
+"""Pairs of known truth from single CTs: one scan, seen twice.
 
-As in the phantom, the fixed image (with contrast) is the scan at the grid's points and the moving image (without) the
-scan at psi of the grid's points, each sampled once from the scan itself; then each gets its own contrast,
+As in the phantom, the fixed image (with contrast agent) shows the scan at the points of the grid, the moving image
+(without) shows it at psi of these points. Each is sampled once from the scan itself and then gets its own contrast,
 reconstruction kernel and noise.
 """
 
@@ -18,20 +18,21 @@ from mine_reg.spatial import jacobian_determinant
 from mine_reg.synthetic.motion import spread_points
 from mine_reg.synthetic.phantom import SyntheticPair
 from mine_reg.synthetic.scan_motion import LATTICE_MM, SimulatedMotion, Thorax
+from mine_reg.synthetic.scene import NATIVE_HU
 
-NATIVE_HU = 42.0  # blood without contrast agent
 _ENHANCED_HU = 105.0  # a scan whose blood is brighter has contrast agent in it
 _POINTS = 150
 _SMALLEST_JACOBIAN = 0.02
 
 
 class ScannedThorax:
-    """One CT, ready to make pairs of.
+    """One CT from which pairs can be made.
 
-    image : HU, clipped at -1024; lungs : mask on its grid (0 or 1)
-    size, spacing_mm : of the grid (D, H, W) that pairs are made on; it is centred on the lungs, axes L, P, S
+    image : HU, clipped at -1024
+    lungs : mask on its grid (0 or 1)
+    size, spacing_mm : of the grid (D, H, W) on which pairs are made; it is centred on the lungs, axes L, P, S
 
-    Raises ValueError when the grid would hold no lung.
+    Raises ValueError when the mask is empty or the grid would hold no lung.
     """
 
     def __init__(self, image: sitk.Image, lungs: sitk.Image, size, spacing_mm: float):
@@ -48,17 +49,17 @@ class ScannedThorax:
 
     @property
     def enhanced(self) -> bool:
-        """Whether the scan itself was made with contrast agent."""
+        """Whether the scan was made with contrast agent."""
         return self.blood_hu > _ENHANCED_HU
 
 
 def simulate_pair(scan: ScannedThorax, seed: int, noise: bool = True, contrast: bool = True) -> SyntheticPair:
-    """A fixed and a moving scan of ``scan``'s subject, on its grid, with corresponding points in mm of the scan.
+    """Make a fixed and a moving scan of the scanned subject, on the scan's grid; points in the scan's own mm.
 
     noise, contrast : False leaves out kernels and scanner noise, and the change of contrast, so that corresponding
         points have equal intensity up to interpolation
 
-    Raises ArithmeticError should the motion fold anywhere, which its construction excludes.
+    Raises ArithmeticError if the motion folds anywhere, which its construction excludes.
     """
     generator = torch.Generator().manual_seed(seed)
     motion = SimulatedMotion.random(scan.thorax, generator)
@@ -72,8 +73,10 @@ def simulate_pair(scan: ScannedThorax, seed: int, noise: bool = True, contrast: 
     fixed_mask, moving_mask = (to_tensor(m)[0] > 0.5 for m in masks)
     if contrast:
         agent = Agent(scan, generator)
-        fixed = fixed + agent.added(fixed, scan.grid, still) if not scan.enhanced else fixed
-        moving = moving - agent.removed(moving, scan.grid, psi) if scan.enhanced else moving
+        if scan.enhanced:
+            moving = moving - agent.removed(moving, scan.grid, psi)
+        else:
+            fixed = fixed + agent.added(fixed, scan.grid, still)
     if noise:
         fixed, moving = (_scanner(image, scan.grid.GetSpacing()[0], generator) for image in (fixed, moving))
     return SyntheticPair(
@@ -88,8 +91,7 @@ def simulate_pair(scan: ScannedThorax, seed: int, noise: bool = True, contrast: 
 
 
 class Agent:
-    """Where contrast agent is, as part of a voxel, and how much of it: a bolus that reaches left and right at different
-    times."""
+    """Where contrast agent goes (as part of a voxel) and how much: a bolus reaches left and right at other times."""
 
     def __init__(self, scan: ScannedThorax, generator: torch.Generator):
         self.thorax = thorax = scan.thorax
@@ -106,44 +108,49 @@ class Agent:
         self.lungs = gaussian_filter(thorax.lungs.astype(np.float32), 0.5)
 
     def added(self, hu: torch.Tensor, grid: sitk.Image, psi: sitk.Transform) -> torch.Tensor:
-        """HU that the agent adds to an image without it, (D, H, W), sampled on ``grid`` through ``psi``."""
-        pool, organs, lungs, across = self._on(grid, psi)
-        # in the mediastinum all soft tissue counts as blood or as supplied by it; in the lungs the part of a voxel that
-        # is vessel
+        """HU that the agent adds to an image without it, (D, H, W), on ``grid`` through ``psi``."""
+        pool, organs, lungs, across = self._through(psi, grid)
+        # in the mediastinum all soft tissue counts as blood or as supplied by it, in the lungs that part of a voxel
+        # which is vessel
         blood = pool * (1 - lungs) * ((hu + 20) / 50).clamp(0, 1) * (1 - ((hu - 150) / 150).clamp(0, 1))
         vessels = lungs * ((hu + 720) / 760).clamp(0, 1)
         phase = 1 + self.tilt * torch.tanh(across / 40)
         return self.rise_hu * phase * (0.75 * blood + vessels) + self.liver_hu * organs * ((hu + 20) / 50).clamp(0, 1)
 
     def removed(self, hu: torch.Tensor, grid: sitk.Image, psi: sitk.Transform) -> torch.Tensor:
-        """HU that the agent added to an image with it: what blood is brighter than without, and its part of partly
-        filled voxels."""
-        pool, organs, lungs, _ = self._on(grid, psi)
+        """HU that the agent has added to an image with it, (D, H, W), on ``grid`` through ``psi``.
+
+        That is by how much blood is brighter than without agent, and in voxels partly of vessel a part of that.
+        """
+        pool, organs, lungs, _ = self._through(psi, grid)
         blood = pool * (1 - lungs) * 0.92 * (hu - NATIVE_HU).clamp(min=0) * (1 - ((hu - 600) / 200).clamp(0, 1))
         vessels = lungs * ((hu + 720) / (720 + self.blood_hu)).clamp(0, 1) * (self.blood_hu - NATIVE_HU)
         return blood + vessels + organs * 0.5 * self.liver_hu * ((hu - 40) / 60).clamp(0, 1)
 
-    def _across(self):
+    def _across(self) -> np.ndarray:
+        """mm to the left of the middle of the chest, (W,)."""
         return self.thorax.origin_xyz[0] + LATTICE_MM * np.arange(self.thorax.size[2]) - self.thorax.centre_x
 
-    def _back(self):
+    def _back(self) -> np.ndarray:
+        """mm behind the vertebral bodies, (D, H, 1)."""
         y = self.thorax.origin_xyz[1] + LATTICE_MM * np.arange(self.thorax.size[1])
         return (y[None, :] - self.thorax.spine_y[:, None])[:, :, None]
 
-    def _on(self, grid: sitk.Image, psi: sitk.Transform) -> list[torch.Tensor]:
+    def _through(self, psi: sitk.Transform, grid: sitk.Image) -> list[torch.Tensor]:
+        """What the agent reaches and `_across`, from the lattice to the grid, each (D, H, W)."""
         across = np.broadcast_to(self._across()[None, None].astype(np.float32), self.thorax.size)
         lattice = [
             to_image(part, (LATTICE_MM,) * 3, self.thorax.origin_xyz)
             for part in (self.pool, self.organs, self.lungs, across)
         ]
-        return [
-            to_tensor(sitk.Resample(part, grid, psi, sitk.sitkLinear, 0.0, sitk.sitkFloat32))[0] for part in lattice
-        ]
+        return [to_tensor(on_grid(part, grid, 0.0, psi))[0] for part in lattice]
 
 
 def _scanner(image: torch.Tensor, spacing_mm: float, generator: torch.Generator) -> torch.Tensor:
-    """A reconstruction kernel of random softness (0 to 0.9 mm, before the voxels average) and noise whose SD falls with
-    voxel size."""
+    """The image (D, H, W) after a reconstruction kernel of random softness (0 to 0.9 mm), and with noise.
+
+    The SD of the noise falls with the size of the voxels.
+    """
     softness, level = torch.rand(2, generator=generator).tolist()
     blurred = torch.from_numpy(gaussian_filter(image.numpy(), 0.9 * softness / spacing_mm)) if softness else image
     sd = (12 + 22 * level) * (1.3 - 0.6 * softness) / (1 + spacing_mm / 3)
@@ -151,7 +158,7 @@ def _scanner(image: torch.Tensor, spacing_mm: float, generator: torch.Generator)
 
 
 def _points(scan: ScannedThorax, generator: torch.Generator) -> torch.Tensor:
-    """Points spread over the lungs at least 4 mm inside them, x, y, z mm (N, 3)."""
+    """Points (N, 3), x, y, z mm, spread over the lungs at least 4 mm inside them."""
     depth = distance_transform_edt(scan.thorax.lungs) * LATTICE_MM
     nodes = np.argwhere(depth > 2 * LATTICE_MM)
     chosen = nodes[torch.randint(len(nodes), (12000,), generator=generator).numpy()] if len(nodes) else nodes
@@ -165,13 +172,14 @@ def _points(scan: ScannedThorax, generator: torch.Generator) -> torch.Tensor:
 
 
 def _check_invertible(motion: SimulatedMotion) -> None:
+    """Raise ArithmeticError for a motion that folds."""
     smallest = jacobian_determinant(motion.displacement).min().item()
     if smallest <= _SMALLEST_JACOBIAN:
         raise ArithmeticError(f"the simulated motion folds: its smallest Jacobian determinant is {smallest:.3f}")
 
 
 def read_scan(path: str | Path, mask: str | Path | None, size, spacing_mm: float) -> ScannedThorax:
-    """A CT and its lung mask (made by `lungs.lung_mask` when None) as a `ScannedThorax`.
+    """Read a CT, and its lung mask or, where ``mask`` is None, find the lungs in it; other arguments as of the class.
 
     Raises FileNotFoundError or ValueError, one sentence that names the file.
     """

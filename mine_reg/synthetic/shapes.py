@@ -1,4 +1,4 @@
-"""Soft-edged shapes at points in millimetres: what the phantom is drawn with.
+"""Soft-edged shapes at points in millimetres, with which the phantom is drawn.
 
 Positions are tuples ``(x, y, z)`` of tensors in mm (LPS: x to the patient's left, y to the back, z to the head) that
 broadcast against each other. A *depth* is a signed distance in mm, positive inside; an *occupancy* is the part of a
@@ -6,7 +6,7 @@ voxel that a shape fills, which a depth becomes by a linear ramp one voxel wide 
 """
 
 from dataclasses import dataclass
-from math import prod
+from math import cos, prod, sin
 
 import torch
 from torch.nn.functional import grid_sample, interpolate
@@ -42,10 +42,10 @@ def ellipsoid(position: Position, centre, radii, tilt: float = 0.0, turn: float 
     """Depth (first order) of an ellipsoid turned by ``turn`` rad about z, then by ``tilt`` rad about y."""
     x, y, z = (p - c for p, c in zip(position, centre, strict=True))
     if turn:
-        c, s = _cos_sin(turn)
+        c, s = cos(turn), sin(turn)
         x, y = c * x + s * y, c * y - s * x
     if tilt:
-        c, s = _cos_sin(tilt)
+        c, s = cos(tilt), sin(tilt)
         x, z = c * x + s * z, c * z - s * x
     x, y, z = x / radii[0], y / radii[1], z / radii[2]
     value = (x * x + y * y + z * z).sqrt() + 1e-6
@@ -59,14 +59,8 @@ def superellipse(x: torch.Tensor, y: torch.Tensor, a, b, power: float) -> torch.
     return (x * x + y * y + 1e-2).sqrt() * (1 / value - 1)
 
 
-def _cos_sin(angle: float) -> tuple[float, float]:
-    pair = torch.polar(torch.tensor(1.0, dtype=torch.float64), torch.tensor(float(angle), dtype=torch.float64))
-    return pair.real.item(), pair.imag.item()
-
-
 class Lattice:
-    """Smooth random values: standard normal on a cubic lattice, linear between its nodes, the same at any
-    resolution."""
+    """Smooth random values, the same at any resolution: standard normal on a cubic lattice, linear in between."""
 
     def __init__(self, step_mm: float, generator: torch.Generator, extent_mm: float = 408.0):
         nodes = int(extent_mm / step_mm) + 1
@@ -75,8 +69,7 @@ class Lattice:
 
     @classmethod
     def nested(cls, lattices: list["Lattice"], weights: list[float]) -> "Lattice":
-        """The weighted sum of lattices, each with half the step of the one before, as one lattice: it is looked up
-        once."""
+        """The weighted sum of lattices as one, to be looked up once; each has half the step of the one before."""
         total = cls.__new__(cls)
         total.half_mm, total.values = lattices[0].half_mm, weights[0] * lattices[0].values
         for lattice, weight in zip(lattices[1:], weights[1:], strict=True):
@@ -95,8 +88,7 @@ class Lattice:
 
 @dataclass
 class Capsules:
-    """N tapered rods: axes from ``start`` to ``end`` (N, 3) x, y, z mm with radii ``r0`` and ``r1`` (N,) mm at the two
-    ends."""
+    """N tapered rods from ``start`` to ``end`` (N, 3), x, y, z, with radii ``r0`` and ``r1`` (N,) at the ends; mm."""
 
     start: torch.Tensor
     end: torch.Tensor
@@ -111,34 +103,35 @@ class Capsules:
 
     @classmethod
     def join(cls, parts: list["Capsules"]) -> "Capsules":
+        """All rods of several sets, in their order."""
         return cls(*(torch.cat([getattr(p, name) for p in parts]) for name in ("start", "end", "r0", "r1")))
 
     def __len__(self) -> int:
         return len(self.r0)
 
     def where(self, keep: torch.Tensor) -> "Capsules":
+        """The rods chosen by a mask or by indices (N,)."""
         return Capsules(self.start[keep], self.end[keep], self.r0[keep], self.r1[keep])
 
 
 def draw_capsules(
     capsules: Capsules, position: Position, boxes: Capsules, origin, edge_mm: float, grow=(0.0,)
 ) -> list[torch.Tensor]:
-    """Occupancy of the union of capsules on one block of voxels, evaluated in a small patch around each capsule.
+    """Occupancies of the union of capsules on one block of voxels, evaluated in a small patch around each capsule.
 
     capsules : in the anatomy's space
     position : three contiguous (D, H, W) tensors, the block's voxel centres in the anatomy's space
     boxes : the same capsules where they lie in the image's space (they differ when the block is a deformed view of the
         anatomy)
     origin : x, y, z mm of the block's first voxel in the image's space
-    grow : mm added to the radii; one result per value
+    grow : mm added to the radii; one result (D, H, W) per value
 
     Rods thinner than half a voxel are widened to it and weakened by the ratio of the cross-sections: partial volume.
     """
     shape, device = position[0].shape, position[0].device
     flat = [p.reshape(-1) for p in position]
-    outputs = [
-        torch.zeros(prod(shape) + 1, device=device, dtype=flat[0].dtype) for _ in grow
-    ]  # the last takes what is outside
+    # the last entry of each takes what lies outside the block
+    outputs = [torch.zeros(prod(shape) + 1, device=device, dtype=flat[0].dtype) for _ in grow]
     first = torch.tensor(origin, dtype=torch.float32)
     extent = torch.tensor(shape[::-1])
     reach = torch.maximum(boxes.r0, boxes.r1) + max(grow) + 0.5 * edge_mm
@@ -194,9 +187,9 @@ def grow_tree(
 ) -> Capsules:
     """A tree from ``root`` (3,) mm through ``points`` (N, 3) mm that fill the organ.
 
-    radius : of the first branch, mm; the radii below follow Murray's law r^exponent ~ supplied points (exponent 2.7,
-        about what
-    is found in pulmonary vessels)
+    radius : of the first branch, mm; the radii after it follow Murray's law, r^exponent ~ number of points supplied
+        (an exponent of 2.7 is about what is found in pulmonary vessels)
+    smallest : radius in mm below which no branch falls
     levels : bifurcations from root to tip, so at most 2^(levels + 1) branches of two rods each
     """
     total, group = len(points), torch.zeros(len(points), dtype=torch.long)
@@ -215,8 +208,8 @@ def grow_tree(
         used = count > 0
         parts.append(Capsules(starts, bend, r, r).where(used))
         parts.append(Capsules(bend, ends, r, 0.9 * r).where(used))
-        # Split across the widest direction of the branch's points (power iteration on their scatter), slightly off the
-        # middle.
+        # split across the widest direction of the branch's points (power iteration on their scatter), slightly off the
+        # middle
         offset = points - centroid[group]
         normal = torch.randn(branches, 3, generator=generator)
         for _ in range(4):
