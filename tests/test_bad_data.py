@@ -315,10 +315,9 @@ KINDS = {
     "UTF-16 without its mark": table(
         lambda d: rewrite(d, str, "utf-16-le"), "row 1: not UTF-8 text; save the table as"
     ),
-    "semicolons": table(
-        lambda d: rewrite(d, lambda t: t.replace(",", ";")), "separated with semicolons; separate with commas"
+    "workbook": table(
+        lambda d: (d / "manifest.csv").write_bytes(b"PK\x03\x04" + bytes(100)), "is a workbook of a spreadsheet program"
     ),
-    "tabs": table(lambda d: rewrite(d, lambda t: t.replace(",", "\t")), "separated with tabs; separate with commas"),
     "ragged row": table(
         lambda d: rewrite(d, lambda t: t.replace("\nb,", "\nb,more,")),
         "row 3 has 8 values, the header has 7 columns; give one value per column",
@@ -352,13 +351,13 @@ KINDS = {
         points("x,y,z\n1,2,3\n1,,3\n3,3,3\n4,4,4\n"), "a_fixed_points.csv, row 3: x, y and z must all be fin"
     ),
     "points that are no numbers": Bad(
-        points("x,y,z\n1,2,three\n"), "a_fixed_points.csv cannot be read as points x, y, z"
+        points("x,y,z\n1,2,three\n"), "a_fixed_points.csv, row 2: x, y and z must all be finite numbers, not 'three'"
     ),
     "points with another header": Bad(
         points("r,a,s\n1,2,3\n"), "a_fixed_points.csv has the columns r, a, s; points need x, y, z"
     ),
-    "points with semicolons": Bad(
-        points("x;y;z\n1;2;3\n"), "a_fixed_points.csv has the columns x;y;z; .* separated with commas"
+    "points with one value too many": Bad(
+        points("x,y,z\n0,1,2,3\n"), "a_fixed_points.csv, row 2 has 4 values, the header has 3 columns"
     ),
     "points in an empty file": Bad(points(""), "a_fixed_points.csv cannot be read as points"),
     "points without a row": Bad(lambda d: both_points(d, "x,y,z\n"), "a_fixed_points.csv lists no points"),

@@ -80,8 +80,8 @@ _quiet_blocks, _stderr = 0, None
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Nothing that C libraries write to stderr is seen: HDF5, NIfTI and MetaImage put many lines there before ITK raises
-    its error, from which one sentence is made."""
+    """Nothing that C libraries write to stderr is seen: HDF5, NIfTI and MetaImage put many lines there before ITK
+    raises its error, from which one sentence is made."""
     global _quiet_blocks, _stderr
     with _quiet:
         _quiet_blocks += 1
@@ -127,8 +127,8 @@ def _agree(transform: sitk.Transform, again: sitk.Transform) -> bool:
     """Whether two transforms move random points alike."""
     points = np.random.default_rng(0).uniform(-200, 200, (_POINTS, 3))
     for field in fields_of(transform):
-        inside = np.random.default_rng(0).uniform(0, 1, (_POINTS, 3)) * (np.array(field.GetSize()) - 1)
-        points = np.vstack([points, [field.TransformContinuousIndexToPhysicalPoint(index) for index in inside.tolist()]])
+        index = np.random.default_rng(0).uniform(0, 1, (_POINTS, 3)) * (np.array(field.GetSize()) - 1)
+        points = np.vstack([points, *map(field.TransformContinuousIndexToPhysicalPoint, index.tolist())])
     moved, moved_again = ([t.TransformPoint(point) for point in points.tolist()] for t in (transform, again))
     return np.allclose(moved, moved_again, rtol=0, atol=_CLOSE_MM)
 

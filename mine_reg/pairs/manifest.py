@@ -3,18 +3,18 @@
 The columns are explained for users in data_manifests/README.md.
 """
 
-import csv
 import warnings
 from pathlib import Path
 
 import pandas as pd
 import pandera.pandas as pa
 
+from mine_reg.images.points import POINTS
+from mine_reg.storage.tables import TableError, read_text_table
 from mine_reg.storage.writing import write_csv
 
 SPLITS = ("train", "validation", "test")
 IMAGES = ("fixed", "moving", "fixed_mask", "moving_mask", "fixed_mask_observer2")
-POINTS = ("fixed_points", "moving_points")
 REQUIRED = ("pair_id", "fixed", "moving", "fixed_mask", "moving_mask")
 OPTIONAL = ("split", "subject_id", "fixed_mask_observer2", *POINTS)
 SCAN = ("scan_id", "image", "mask", "subject_id", "split")
@@ -37,8 +37,8 @@ def read_manifest(path: str | Path) -> pd.DataFrame:
     """A manifest with its paths made absolute (they are relative to the CSV) and every known column present.
 
     All values are strings; an optional one that is not given is "". ``subject_id`` defaults to ``pair_id``. Columns
-    that the study does not know are left out with a warning. Raises FileNotFoundError, or ManifestError that lists
-    every problem.
+    that the study does not know are left out with a warning. ``attrs["rows"]`` is what messages call each row. Raises
+    FileNotFoundError, or ManifestError that lists every problem.
     """
     return _read_table(Path(path), _PAIRS, "pair", (*REQUIRED, *OPTIONAL), (*IMAGES, *POINTS))
 
@@ -54,7 +54,7 @@ def read_scans(path: str | Path) -> pd.DataFrame:
 def _read_table(path: Path, schema: pa.DataFrameSchema, row_name: str, columns: tuple, files: tuple) -> pd.DataFrame:
     """row_name : what a row lists, whose ``<row_name>_id`` names it; columns : all that are known; files : those that
     hold paths."""
-    frame, name = _read_csv(path, row_name), f"{row_name}_id"
+    frame, name = _read_csv(path, row_name, columns), f"{row_name}_id"
     unknown = [column for column in frame if column not in columns]
     if unknown:
         warnings.warn(
@@ -84,45 +84,41 @@ def _read_table(path: Path, schema: pa.DataFrameSchema, row_name: str, columns: 
     return frame[[*columns]]
 
 
-def _read_csv(path: Path, row_name: str) -> pd.DataFrame:
+def _read_csv(path: Path, row_name: str, columns: tuple) -> pd.DataFrame:
+    """All values as strings."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        row = path.read_bytes()[: error.start].count(b"\n") + 1
-        raise ManifestError(path, [f'row {row}: not UTF-8 text; save the table as "CSV UTF-8"']) from None
-    if "\0" in text:  # UTF-16 without its mark
-        raise ManifestError(path, ['row 1: not UTF-8 text; save the table as "CSV UTF-8"'])
-    rows = [[cell.strip() for cell in row] for row in csv.reader(text.splitlines()) if row]
-    if len(rows) < 2:
+        table = read_text_table(path, columns)
+    except TableError as error:
+        raise ManifestError(path, error.problems) from None
+    if not table.cells:
         raise ManifestError(path, [f"lists no {row_name}s; give a header and one row per {row_name}"])
-    header, body = rows[0], rows[1:]
-    for separator, name in ((";", "semicolons"), ("\t", "tabs")):
-        if len(header) == 1 and separator in header[0]:
-            raise ManifestError(path, [f"the columns are separated with {name}; separate with commas"])
-    twice = sorted({column for column in header if header.count(column) > 1})
-    if twice:
-        raise ManifestError(path, [f"column {', '.join(twice)} occurs more than once; keep one of them"])
-    ragged = [
-        f"row {number} has {len(row)} values, the header has {len(header)} columns; give one value per column, in "
-        "quotes where it holds a comma"
-        for number, row in enumerate(body, 2)
-        if len(row) != len(header)
-    ]
-    if ragged:
-        raise ManifestError(path, ragged)
-    return pd.DataFrame(body, columns=header, dtype=str)
+    frame = pd.DataFrame(table.cells, columns=table.columns, dtype=str)
+    frame.attrs["rows"] = table.rows
+    return frame
 
 
 def _exists(path: str) -> bool:
-    return not path or Path(path).exists()
+    try:
+        return not path or Path(path).exists()
+    except OSError:  # a name that is too long, or a folder that may not be read
+        return False
 
 
 _GIVEN = pa.Check(bool, element_wise=True, error="is empty")
 _FILE = pa.Check(_exists, element_wise=True, error="does not exist")
-# the id names the pair's folder, so nothing that could lead out of it
-_NAME = pa.Check.str_matches(
-    r"^[A-Za-z0-9][\w.-]*$",
-    error="is no usable name; give letters, digits, '.', '_' or '-', starting with a letter or digit",
+# the id names the pair's folder: nothing that could lead out of it, nor the name of a table beside it
+_NAMES = (
+    pa.Check.str_matches(
+        r"^[A-Za-z0-9][\w.-]*\Z",
+        error="is no usable name; give letters, digits, '.', '_' or '-', starting with a letter or digit",
+    ),
+    pa.Check(
+        lambda ids: ~ids.str.lower().str.endswith((".csv", ".json")), error="is the name of a file; leave its end out"
+    ),
+    pa.Check(
+        lambda ids: ids.duplicated(keep=False) | ~ids.str.casefold().duplicated(keep=False),
+        error="differs from another one in capitals alone, and many disks do not tell those apart",
+    ),
 )
 _SPLIT = pa.Check.isin(
     ["", *SPLITS], error=f"is no split; give {', '.join(SPLITS)}, or leave the whole column out for a random split"
@@ -133,7 +129,7 @@ _SPLIT_FOR_ALL = pa.Check(
 )
 _PAIRS = pa.DataFrameSchema(
     {
-        "pair_id": pa.Column(str, _NAME, unique=True),
+        "pair_id": pa.Column(str, [*_NAMES], unique=True),
         **{column: pa.Column(str, [_GIVEN, _FILE]) for column in REQUIRED[1:]},
         **{column: pa.Column(str, _FILE, required=False) for column in OPTIONAL[2:]},
         "split": pa.Column(str, _SPLIT, required=False),
@@ -156,7 +152,7 @@ _PAIRS = pa.DataFrameSchema(
 )
 _SCANS = pa.DataFrameSchema(
     {
-        "scan_id": pa.Column(str, _NAME, unique=True),
+        "scan_id": pa.Column(str, [*_NAMES], unique=True),
         "image": pa.Column(str, [_GIVEN, _FILE]),
         "mask": pa.Column(str, _FILE, required=False),
         "split": pa.Column(str, _SPLIT, required=False),
@@ -177,15 +173,22 @@ def _sentences(frame: pd.DataFrame, cases: pd.DataFrame, row_name: str) -> list[
         else:
             row = int(case.index)
             name = frame[f"{row_name}_id"][row] if f"{row_name}_id" in frame else ""
-            where = f"row {row + 2} ({row_name} {name})" if name else f"row {row + 2}"
+            where = f"{frame.attrs['rows'][row]} ({row_name} {name})" if name else frame.attrs["rows"][row]
             if case.schema_context == "DataFrameSchema":  # reported once per column
                 found[row, f"{where}: {case.check}"] = None
             elif case.check == "field_uniqueness":
                 found[row, f"{where}: {row_name}_id {case.failure_case!r} is used more than once"] = None
             else:
                 value = f" {case.failure_case!r}" if case.failure_case else ""
-                found[row, f"{where}: {case.column}{value} {case.check}"] = None
+                advice = _advice(str(case.failure_case)) if case.check == _FILE.error else ""
+                found[row, f"{where}: {case.column}{value} {case.check}{advice}"] = None
     return [sentence for _, sentence in sorted(found, key=lambda item: item[0])]
+
+
+def _advice(path: str) -> str:
+    if "/~" in path or "$" in path or "%" in path:
+        return "; ~ and variables are not filled in, so write the path out"
+    return "; write / between folders" if "\\" in path else ""
 
 
 SOURCES = ("phantom", "simulate", "manifest")
