@@ -31,6 +31,7 @@ from mine_reg.pairs.manifest import read_scans
 from mine_reg.pairs.preprocess import preprocess
 from mine_reg.pairs.preprocessed import Pair, load_pair, read_pairs
 from mine_reg.settings import root, settings
+from mine_reg.storage.tables import read_pair_table
 from mine_reg.synthetic.pair_sets import make_simulated_pairs
 
 SIZE, SPACING_MM = [128, 128, 128], 2.5
@@ -105,7 +106,7 @@ def measure(folder: Path, work: Path, weights: list[str], threads: int) -> pd.Da
                 done, index=False
             )
     found = pd.concat(
-        [pd.read_csv(work / "measured" / f"{name}.csv") for name in table["pair_id"]], ignore_index=True
+        [read_pair_table(work / "measured" / f"{name}.csv") for name in table["pair_id"]], ignore_index=True
     ).assign(kind=folder.parent.name)
     on_top = found["method"].isin(["ants_affine", "convexadam"])  # the latter starts from the former
     found.loc[on_top, "seconds"] = found["seconds"].fillna(0) + found["pair_id"].map(affine_seconds)

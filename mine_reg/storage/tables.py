@@ -70,7 +70,7 @@ def read_text_table(path: str | Path, known: Collection[str]) -> TextTable:
 def read_pair_table(path) -> pd.DataFrame:
     """A CSV of this program's with one row per pair, or per pair and method; ids such as 001, 1e5 and NA stay as they
     are."""
-    return pd.read_csv(path, converters={"pair_id": str})
+    return pd.read_csv(path, dtype={"pair_id": str}, keep_default_na=False, na_values=[""])
 
 
 def _text(path: Path) -> str:
