@@ -53,7 +53,7 @@ lab: $(READY) ## open the notebooks in JupyterLab; what they write by hand goes 
 	jupyter lab --notebook-dir=$(CURDIR) --LabApp.default_url=/lab/tree/notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
 
 book: $(READY) ## make the book, docs/ and the executed notebooks as a site, in .build/book/
-	sphinx-build -q docs .build/book
+	sphinx-build -E -W --keep-going -q -c docs -d .build/book-doctrees . .build/book
 	@echo "Open .build/book/index.html"
 
 readme: $(READY) ## write README's block of results anew from results/

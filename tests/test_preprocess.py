@@ -10,6 +10,7 @@ from mine_reg.images.geometry import voxels_to_points
 from mine_reg.pairs.manifest import ManifestError, read_manifest
 from mine_reg.pairs.preprocess import draw_split, preprocess
 from mine_reg.pairs.preprocessed import load_pair, read_pairs
+from mine_reg.storage.results import MARK
 
 FIXED_GRID = ((50, 44, 40), (3.0, 3.0, 4.0), [5, -10, 3])  # size, spacing, degrees about the axes
 MOVING_GRID = ((40, 52, 44), (4.0, 2.5, 3.5), [-8, 4, 12])
@@ -179,7 +180,9 @@ def test_distance_to_the_lungs_comes_from_the_fixed_image_alone(write_pair, run,
 
 
 def contents(folder):
-    return {path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    """Every file's bytes, but for the mark, which holds times."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != MARK)
+    return {path.relative_to(folder): path.read_bytes() for path in files}
 
 
 def test_number_of_processes_does_not_change_a_byte(write_pair, run, tmp_path):
@@ -210,7 +213,25 @@ def test_bad_pairs_are_all_named_and_the_others_kept_for_the_next_run(write_pair
     (tmp_path / "b_fixed.nii.gz").write_bytes(good)
     assert len(run(*[row for row in rows if row["pair_id"] != "d"])) == 3
     assert (tmp_path / "out" / "a" / "fixed.nii.gz").stat().st_mtime_ns == before
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a", "b", "c", "pairs.csv", "settings.json"]
+    made = sorted(path.name for path in (tmp_path / "out").iterdir() if path.name != MARK)
+    assert made == ["a", "b", "c", "pairs.csv", "settings.json"]
+    assert not work.exists()
+
+
+def test_another_window_makes_other_contents_of_the_same_names(write_pair, run, tmp_path):
+    rows = [write_pair(name) for name in "abc"]
+    first = run(*rows, out="one")
+    other = run(*rows, out="two", window_hu=(-1000, 400))
+    assert first["pair_id"].equals(other["pair_id"]) and (first["contents"] != other["contents"]).all()
+
+
+def test_files_of_others_in_the_folder_stay(write_pair, run, tmp_path):
+    rows = [write_pair(name) for name in "abcd"]
+    run(*rows)
+    (tmp_path / "out/notes.txt").write_text("mine")
+    run(*rows[1:])
+    made = sorted(path.name for path in (tmp_path / "out").iterdir() if path.name != MARK)
+    assert made == ["b", "c", "d", "notes.txt", "pairs.csv", "settings.json"]
 
 
 def test_other_settings_are_not_mixed_with_kept_pairs(write_pair, run, tmp_path):

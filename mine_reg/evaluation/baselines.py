@@ -102,7 +102,7 @@ def run_ants_on_pairs(
     """Register many pairs, several at once, and copy their transforms to ``folder/<pair_id>/``.
 
     pairs : columns pair_id, fixed, moving (paths of NIfTI images)
-    folder : replaced at the end by this run's transforms and ``settings.json``
+    folder : receives this run's transforms and ``settings.json``, in place of an earlier run's
     work : finished pairs are kept here; those with the same images and settings are not repeated
     workers : pairs at once times threads per pair is at most this number of cores; -1 means all
 
@@ -122,20 +122,21 @@ def run_ants_on_pairs(
     if len(errors) == len(jobs):
         raise RuntimeError(f"ANTs failed on every pair; the first said: {next(iter(errors.values()))}")
 
-    partial = Path(f"{folder}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    rows = []
-    for pair_id, (*_, key) in jobs.items():
-        row = {"pair_id": pair_id, "method": "ants", "device": f"cpu, {settings['threads']} thread(s)"}
-        if pair_id in errors:
-            rows.append(row | {"seconds": float("nan"), "error": errors[pair_id]})
-            continue
-        shutil.copytree(work / key, partial / pair_id, ignore=shutil.ignore_patterns("run.json", MARK))
-        report = json.loads((work / key / "run.json").read_text())
-        rows.append(row | {"seconds": report["seconds"], "error": ""})
-    (partial / "settings.json").write_text(json.dumps(settings | {"command": report["command"]}, indent=2) + "\n")
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+    def gather(made: Path) -> None:
+        for pair_id in set(jobs) - set(errors):
+            shutil.copytree(work / jobs[pair_id][-1], made / pair_id, ignore=shutil.ignore_patterns("run.json", MARK))
+        command = {"command": next(iter(reports.values()))["command"]}
+        (made / "settings.json").write_text(json.dumps(settings | command, indent=2) + "\n")
+
+    finished = {pair_id: work / key / "run.json" for pair_id, (*_, key) in jobs.items() if pair_id not in errors}
+    reports = {pair_id: json.loads(path.read_text()) for pair_id, path in finished.items()}
+    keep(Path(folder), None, gather)
+    device = f"cpu, {settings['threads']} thread(s)"
+    rows = [
+        {"pair_id": pair_id, "method": "ants", "device": device, "error": errors.get(pair_id, "")}
+        | {"seconds": reports[pair_id]["seconds"] if pair_id in reports else float("nan")}
+        for pair_id in jobs
+    ]
     return pd.DataFrame(rows, columns=COLUMNS)
 
 

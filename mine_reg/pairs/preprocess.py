@@ -19,7 +19,7 @@ from mine_reg.images.geometry import averaged, centred_grid, on_grid, points_to_
 from mine_reg.images.points import read_point_pair
 from mine_reg.pairs.manifest import IMAGES, OPTIONAL, POINTS, REQUIRED, SPLITS
 from mine_reg.pairs.preprocessed import LUNG_DISTANCE, MADE_FROM, SHIFT, read_pairs
-from mine_reg.storage.results import code, digest, keep
+from mine_reg.storage.results import code, digest, forget, keep
 from mine_reg.storage.writing import write_csv
 
 STARTS = ("scanner", "centre_of_mass")
@@ -68,14 +68,16 @@ def preprocess(
         count = f"{len(errors)} of {len(manifest)} pairs cannot be used:\n  " if len(errors) > 1 else ""
         raise ValueError(count + "\n  ".join(errors))
 
-    for path in work.iterdir():  # of an earlier manifest
-        if path.is_dir() and path.name not in set(manifest["pair_id"]):
-            shutil.rmtree(path)
-    rows = [_table_row(row, work) for row in manifest.to_dict("records")]
-    write_csv(pd.DataFrame(rows, columns=[*REQUIRED, *OPTIONAL, *SHIFT, MADE_FROM]), work / "pairs.csv")
-    (work / "settings.json").write_text(json.dumps(settings, indent=2) + "\n")
-    shutil.rmtree(folder, ignore_errors=True)
-    work.rename(folder)
+    def gather(made: Path) -> None:
+        rows = [_table_row(row, work, settings) for row in manifest.to_dict("records")]
+        for pair_id in manifest["pair_id"]:
+            forget(work / pair_id)  # from here on the whole folder is one result
+            (work / pair_id).rename(made / pair_id)
+        write_csv(pd.DataFrame(rows, columns=[*REQUIRED, *OPTIONAL, *SHIFT, MADE_FROM]), made / "pairs.csv")
+        (made / "settings.json").write_text(json.dumps(settings, indent=2) + "\n")
+
+    keep(folder, None, gather)
+    shutil.rmtree(work)
     return read_pairs(folder)
 
 
@@ -213,9 +215,9 @@ def _points(row: dict, grid: sitk.Image, shift: np.ndarray) -> tuple[np.ndarray,
     return fixed[inside], moving[inside] + shift
 
 
-def _table_row(row: dict, work: Path) -> dict:
+def _table_row(row: dict, work: Path, settings: dict) -> dict:
     """The row of pairs.csv of one finished pair."""
     shift = json.loads((work / row["pair_id"] / "start.json").read_text())["shift_mm"]
     files = {name: f"{row['pair_id']}/{name}.nii.gz" if row[name] else "" for name in IMAGES}
     points = {name: f"{row['pair_id']}/{name}.csv" if row[name] else "" for name in POINTS}
-    return {**row, **files, **points, **dict(zip(SHIFT, shift, strict=True)), MADE_FROM: digest(work / row["pair_id"])}
+    return {**row, **files, **points, **dict(zip(SHIFT, shift, strict=True)), MADE_FROM: digest(settings, work / row["pair_id"])}

@@ -13,7 +13,7 @@ from mine_reg.images.points import read_points
 from mine_reg.pairs.manifest import IMAGES, POINTS, SPLITS
 
 SHIFT = ("start_x", "start_y", "start_z")
-MADE_FROM = "contents"  # column of pairs.csv: digest of all that a pair's folder holds
+MADE_FROM = "contents"  # column of pairs.csv: digest of the files of a pair and of the window that scales them
 LUNG_DISTANCE = "fixed_lung_distance"  # image of each pair beside those of the manifest
 
 

@@ -119,8 +119,7 @@ def fit(module: RegistrationTraining, data: PairData, out: Path, work: Path, cur
         _train(module, data, out, key, work / key[:16], curves is not None)
     restore_network(module.network, getattr(module.similarity, "statistic", None), out)
     if curves is not None and curves != out / CURVES and rank_zero_only.rank == 0:
-        shutil.rmtree(curves, ignore_errors=True)
-        shutil.copytree(out / CURVES, curves)
+        keep(curves, key, lambda folder: shutil.copytree(out / CURVES, folder, dirs_exist_ok=True))
     return json.loads((out / "fit.json").read_text(encoding="utf-8"))
 
 
