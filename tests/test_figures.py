@@ -8,10 +8,12 @@ import torch
 from matplotlib.colors import to_rgb
 
 from mine_reg.evaluation.metrics import METRICS
-from mine_reg.figures.figure1 import figure1, trace
+from mine_reg.figures.figure1 import figure1
+from mine_reg.figures.network_drawings import POOLING, trace
 from mine_reg.figures.plots import BLUE, ORANGE, View, plot_curves, read_curve, save, show_pair, views_of
-from mine_reg.figures.results import boxplots, draw_dvf, figure2, figure3, mask_difference, training_curves
-from mine_reg.models import AffineNet, DeformNet, StatisticNet
+from mine_reg.figures.registration_figures import draw_dvf, figure2, figure3, mask_difference
+from mine_reg.figures.results import boxplots, training_curves
+from mine_reg.models import POOLED, AffineNet, DeformNet, StatisticNet
 
 SIZE = (20, 26, 33)  # odd and even, no cube
 HEAD, FRONT, RIGHT = 17, 4, 6  # a voxel near the head, the chest and the patient's right, on LPS axes
@@ -112,12 +114,14 @@ def written(axes) -> set[str]:
     return {text.get_text() for text in axes.texts}
 
 
+WEIGHTS = {"lambda": 1.0, "lambda_dice": 0.5, "mu": 0.01}
+
+
 @pytest.mark.parametrize("first_stride", [1, 2])
 @pytest.mark.parametrize("channels", [(5, 7), (5, 7, 9, 11, 13)])
 def test_figure1_shows_the_networks_it_is_given(images, masks, views, channels, first_stride):
-    weights = {"lambda": 1.0, "lambda_dice": 0.5, "mu": 0.01}
     networks = AffineNet((6, 10, 14)), DeformNet(channels, first_stride), StatisticNet(17, inputs=2)
-    figure = figure1(*networks, images, torch.randn(3, *SIZE), masks, views[0], weights)
+    figure = figure1(*networks, images, torch.randn(3, *SIZE), masks, views[0], WEIGHTS)
     assert {
         "6",
         "10",
@@ -132,11 +136,34 @@ def test_figure1_shows_the_networks_it_is_given(images, masks, views, channels, 
     } <= written(figure.axes[0])
 
 
+@pytest.mark.parametrize(
+    ("pooling", "pooled", "label"),
+    [
+        ("moments", 24, "means of map and of map × coordinate"),
+        ("average", 6, "mean of map"),
+        ("adaptive", 384, "means of map over 4 × 4 × 4 boxes"),
+    ],
+)
+def test_figure1_says_how_affinenet_pools(images, views, pooling, pooled, label):
+    networks = AffineNet((4, 6), pooling=pooling), DeformNet((4, 4)), StatisticNet(4)
+    text = written(figure1(*networks, images, torch.zeros(3, *SIZE), None, views[0], WEIGHTS).axes[0])
+    assert {each for each in text if each.startswith("pooled:")} == {f"pooled: {label}"}
+    assert str(pooled) in text
+    assert list(POOLING) == list(POOLED)
+
+
+@pytest.mark.parametrize(
+    ("passes", "how"), [((1, 1), "in one shot"), ((2, 3), "in 2 + 3 passes, each on the image moved so far")]
+)
+def test_figure1_says_how_often_the_networks_are_asked(images, views, passes, how):
+    networks = AffineNet((4, 6), passes=passes[0]), DeformNet((4, 4), passes=passes[1]), StatisticNet(4)
+    text = written(figure1(*networks, images, torch.zeros(3, *SIZE), None, views[0], WEIGHTS).axes[0])
+    assert f"Registration {how} (W: warp, linear resampling)" in text
+
+
 def test_figures_without_masks_and_with_a_method_missing(images, masks, views, tmp_path):
-    weights = {"lambda": 1.0, "lambda_dice": 1.0, "mu": 1.0}
-    figure1(
-        AffineNet((4, 4)), DeformNet((4, 4)), StatisticNet(4), images, torch.zeros(3, *SIZE), None, views[0], weights
-    )
+    networks = AffineNet((4, 4)), DeformNet((4, 4)), StatisticNet(4)
+    figure1(*networks, images, torch.zeros(3, *SIZE), None, views[0], WEIGHTS)
     complete = figure2(images, torch.zeros(3, *SIZE), masks, views, (0, 1), 1)
     without = figure2(images, torch.zeros(3, *SIZE), None, views, (0, 1), 1)
     assert len(complete.axes) - len(without.axes) == len(views)
