@@ -5,17 +5,23 @@ import itertools
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from mine_reg.evaluation.metrics import METRICS
+from mine_reg.evaluation.networks import recover
 from mine_reg.experiments.run import Experiment, known_to, run_experiments, seconds_per_step
 from mine_reg.experiments.table2 import differences, table2
+from mine_reg.settings import settings
+from mine_reg.storage.results import MARK
+from mine_reg.training.weights import load_affinenet
 
 SMALL = {"epochs": 1, "validate_every": 1, "channels": [4, 8], "samples": 2048}
 
@@ -25,55 +31,117 @@ def pairs(make_small_pairs):
     return make_small_pairs(train=2, validation=2)
 
 
+@pytest.fixture(scope="module")
+def study(make_study_copy):
+    return make_study_copy()
+
+
+@pytest.fixture(autouse=True)
+def in_a_copy(study, monkeypatch):
+    """The notebooks leave checkpoints in the study that they are of."""
+    monkeypatch.chdir(study.folder)
+
+
 def run(experiments, pairs, work, **how):
     return run_experiments(experiments, pairs, work, "smoke", **{"workers": 2, **how})
 
 
-def test_experiments_share_an_affinenet_resume_and_name_what_failed(pairs, tmp_path):
-    good = [Experiment("affine", SMALL, None), Experiment("both", SMALL, SMALL)]
-    bad = Experiment("hopeless", SMALL, SMALL | {"similarity": "ssd"})
-    with pytest.raises(
-        RuntimeError,
-        match=(
-            r"^experiment hopeless: RuntimeError: 05_train_deformnet.ipynb stopped with ValueError: "
-            r"unknown similarity 'ssd'"
-        ),
-    ):
-        run([*good, bad], pairs, tmp_path)
-    finished = {path.parent.name: path.stat().st_mtime_ns for path in tmp_path.glob("*/done.json")}
-    assert sorted(name.split("-")[0] for name in finished) == ["affinenet", "deformnet"]  # one AffineNet for all three
+def kept(work):
+    """The folders of finished networks, and when each was completed."""
+    return {mark.parent: mark.stat().st_mtime_ns for mark in work.glob(f"*/{MARK}")}
 
-    results = run(good, pairs, tmp_path)
-    assert {
-        path.parent.name: path.stat().st_mtime_ns for path in tmp_path.glob("*/done.json")
-    } == finished  # nothing is trained again
-    assert results["method"].tolist() == ["affine"] * 2 + ["both"] * 2 and results["pair_id"].nunique() == 2
+
+@pytest.fixture(scope="module")
+def trained(pairs, study, tmp_path_factory):
+    """What four experiments leave of which the third is equal to the second, and the last fails: folder and message."""
+    work = tmp_path_factory.mktemp("work")
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(RuntimeError) as failure:
+        patch.chdir(study.folder)
+        hopeless = Experiment("hopeless", SMALL, SMALL | {"similarity": "ssd"})
+        run([*experiments(), hopeless], pairs, work)
+    return work, str(failure.value)
+
+
+def experiments():
+    written_out = SMALL | {"mu": settings("deformnet", "smoke").mu}  # a value that params.yaml has anyway
+    return [Experiment("affine", SMALL, None), Experiment("both", SMALL, SMALL), Experiment("twin", SMALL, written_out)]
+
+
+@pytest.mark.slow
+def test_what_failed_is_named(trained):
+    work, message = trained
+    said = "experiment hopeless: RuntimeError: 05_train_deformnet.ipynb stopped with ValueError: unknown similarity"
+    assert message.startswith(f"{said} 'ssd'")
+    executed = re.search(r"see (.*\.ipynb)$", message)[1]
+    assert Path(executed).parent == work and "unknown similarity" in Path(executed).read_text()
+
+
+@pytest.mark.slow
+def test_equal_networks_are_trained_once_and_what_is_finished_is_kept(trained, pairs):
+    work, _ = trained
+    finished = kept(work)
+    assert sorted(folder.name.split("-")[0] for folder in finished) == ["affinenet", "deformnet"]  # of four experiments
+    results = run(experiments(), pairs, work)
+    assert kept(work) == finished  # not trained again
+    assert results["method"].tolist() == ["affine"] * 2 + ["both"] * 2 + ["twin"] * 2
+    assert results["pair_id"].nunique() == 2
     assert np.isfinite(results[list(METRICS)]).all(axis=None) and (results["affinenet_seconds"] > 0).all()
-    assert results.loc[results["method"] == "affine", "deformnet_seconds"].isna().all()
-    assert (results.loc[results["method"] == "affine", "sd_log_jacobian"] < 1e-3).all()
+    affine, both, twin = (table.drop(columns="method").reset_index() for _, table in results.groupby("method"))
+    assert affine["deformnet_seconds"].isna().all() and (affine["sd_log_jacobian"] < 1e-3).all()
+    pd.testing.assert_frame_equal(both.drop(columns="index"), twin.drop(columns="index"), check_exact=True)
 
-    folder = next(path.parent for path in tmp_path.glob("affinenet-*/done.json"))
-    again = run([Experiment("on a folder", folder, None)], pairs, tmp_path)
-    pd.testing.assert_frame_equal(again[list(METRICS)], results.loc[results["method"] == "affine", list(METRICS)])
+    folder = next(folder for folder in finished if folder.name.startswith("affinenet"))
+    assert {path.name for path in folder.iterdir()} >= {"weights.safetensors", "run.json", "notebook.ipynb", "curves"}
+    again = run([Experiment("on a folder", folder, None)], pairs, work)
+    pd.testing.assert_frame_equal(again[list(METRICS)], affine[list(METRICS)], check_exact=True)
+    assert again["recovery_mm"].isna().all()
+
+
+@pytest.mark.slow
+def test_what_is_recovered_is_measured_once_and_follows_its_limits(trained, pairs, study):
+    work, _ = trained
+    affine = experiments()[:1]
+    finished = kept(work)
+    folder = next(folder for folder in finished if folder.name.startswith("affinenet"))
+    mark = folder / "recovery" / MARK
+    measured = mark.stat().st_mtime_ns
+    found = run(affine, pairs, work)["recovery_mm"]
+    assert mark.stat().st_mtime_ns == measured
+    limits, seed = settings("evaluate", "smoke").recovery, settings("affinenet", "smoke").seed
+    expected = recover(load_affinenet(folder), pairs, limits, seed=seed)["known_mm"].mean()
+    assert found.tolist() == pytest.approx([expected] * 2, rel=1e-5)
+    try:
+        study.set_params({"evaluate.recovery": dict.fromkeys(limits, 0.0)})
+        less = run(affine, pairs, work)["recovery_mm"]
+    finally:
+        study.set_params({"evaluate.recovery": limits})
+    assert less.max() < found.min() and kept(work) == finished  # measured anew, not trained anew
 
 
 @pytest.mark.parametrize(
     ("experiments", "message"),
     [
         ([Experiment("a", {}), Experiment("a", {"epochs": 3})], "several experiments are called a"),
-        ([Experiment("a", {"epoch": 3})], "unknown setting epoch for affinenet"),
+        ([Experiment("a", {"epoch": 3})], "unknown setting 'epoch' in affinenet; did you mean 'epochs'"),
+        ([Experiment("a", {}, {"muu": 3})], "unknown setting 'muu' in deformnet; did you mean 'mu'"),
+        ([Experiment("a", Path("nowhere"), None)], "nowhere holds no trained network"),
     ],
 )
 def test_mistakes_are_found_before_anything_is_trained(pairs, tmp_path, experiments, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
         run(experiments, pairs, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_dask_cluster_gives_the_same_numbers(pairs, tmp_path, repository):
+def test_without_pairs_nothing_starts(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"holds no pairs\.csv"):
+        run([Experiment("a")], tmp_path / "none", tmp_path)
+
+
+@pytest.mark.slow
+def test_a_dask_cluster_gives_the_same_numbers(trained, pairs, tmp_path, repository):
     """A scheduler and two workers as separate processes, as on a cluster; the seeds make it the result of one
     machine."""
-    experiments = [Experiment(f"mu {mu}", SMALL, SMALL | {"mu": mu}) for mu in (0.1, 10.0)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     address = tmp_path / "scheduler.json"
     where = ["--scheduler-file", str(address), "--no-dashboard"]
@@ -95,13 +163,13 @@ def test_a_dask_cluster_gives_the_same_numbers(pairs, tmp_path, repository):
                 break
             time.sleep(0.1)
         time.sleep(0.5)  # written, not just made
-        there = run(experiments, pairs, tmp_path / "there", scheduler=json.loads(address.read_text())["address"])
+        there = run(experiments()[:2], pairs, tmp_path / "there", scheduler=json.loads(address.read_text())["address"])
     finally:
         for process in reversed(processes):
             process.terminate()
             process.wait()
-    here = run(experiments, pairs, tmp_path / "here")
-    columns = ["pair_id", "method", *METRICS]
+    here = run(experiments()[:2], pairs, trained[0])
+    columns = ["pair_id", "method", *METRICS, "recovery_mm"]
     pd.testing.assert_frame_equal(there[columns], here[columns])
 
 

@@ -1,17 +1,46 @@
-"""Does AffineNet recover affine maps that are known, on pairs it was not trained on?"""
+"""Trained networks on the pairs of a folder: every metric, and what AffineNet leaves of affine maps that are known."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import torch
 from torch import Tensor
 
-from mine_reg.models import AffineNet
-from mine_reg.pairs.preprocessed import load_pair, read_pairs
-from mine_reg.spatial import compose_affine, resample, transform_points, voxel_points
+from mine_reg.evaluation.metrics import evaluate_pair
+from mine_reg.models import AffineNet, DeformNet
+from mine_reg.pairs.preprocessed import Pair, load_pair, read_pairs
+from mine_reg.spatial import compose_affine, resample, total_displacement, transform_points, voxel_points
 from mine_reg.training.augmentation import random_affine
 
 _EVERY = 20  # lung voxel
+
+
+def measure(affinenet: AffineNet, deformnet: DeformNet | None, pairs_folder: Path, split: str) -> pd.DataFrame:
+    """Every metric of the pairs of ``split`` as both networks (on the CPU) register them, one row per pair.
+
+    deformnet : None measures the affine map alone
+    """
+
+    def registered(pair: Pair) -> Tensor:
+        fixed, moving = pair.fixed[None], pair.moving[None]
+        theta = affinenet.predict(fixed, moving)
+        dvf = None if deformnet is None else deformnet.predict(fixed, moving, theta)
+        return total_displacement(theta, dvf, fixed.shape[2:])
+
+    return measure_displacements(registered, pairs_folder, split)
+
+
+def measure_displacements(displacement: Callable[[Pair], Tensor], pairs_folder: Path, split: str) -> pd.DataFrame:
+    """Every metric of the pairs of ``split`` under the total displacement (1, 3, D, H, W), in voxels, that a function
+    gives each of them: one row per pair with ``pair_id`` and the metrics."""
+    rows = []
+    for row in read_pairs(pairs_folder, split).itertuples():
+        pair = load_pair(pairs_folder, row)
+        with torch.inference_mode():
+            found = displacement(pair)
+        rows.append({"pair_id": pair.pair_id} | evaluate_pair(pair, found))
+    return pd.DataFrame(rows)
 
 
 def recover(
