@@ -161,6 +161,13 @@ def test_figure1_says_how_often_the_networks_are_asked(images, views, passes, ho
     assert f"Registration {how} (W: warp, linear resampling)" in text
 
 
+@pytest.mark.parametrize("sigma", [0.0, 1.5])
+def test_figure1_says_whether_the_field_is_smoothed(images, views, sigma):
+    networks = AffineNet((4, 6)), DeformNet((4, 4), smoothing=sigma), StatisticNet(4)
+    text = written(figure1(*networks, images, torch.zeros(3, *SIZE), None, views[0], WEIGHTS).axes[0])
+    assert ("field smoothed,\n$\\sigma = 1.5$ voxel" in text) == bool(sigma)
+
+
 def test_figures_without_masks_and_with_a_method_missing(images, masks, views, tmp_path):
     networks = AffineNet((4, 4)), DeformNet((4, 4)), StatisticNet(4)
     figure1(*networks, images, torch.zeros(3, *SIZE), None, views[0], WEIGHTS)

@@ -25,7 +25,11 @@ def thumbnail(
     masks: dict[str, Tensor] | None = None,
     cmap: str = "gray",
 ) -> None:
-    """A slice in a square of ``side`` mm, lower left at x, y, with outlines of the masks ``fixed`` and ``moved``."""
+    """Draw a slice in a square of ``side`` mm with its lower left corner at x, y.
+
+    label : below the slice, or above it
+    masks : ``fixed`` and ``moved``, to be outlined
+    """
     cut = view.cut(image)
     left, right, bottom, top = view.frame(cut.shape)
     axis = page.inset_axes((x, y, side, side), transform=page.transData)
@@ -52,23 +56,15 @@ def thumbnail(
 
 
 def heading(page: Axes, letter: str, text: str, y: float) -> None:
-    """A panel's letter and title at the left edge."""
+    """Write a panel's letter and title at the left edge."""
     page.text(1, y, letter, fontsize=8, fontweight="bold", va="center")
     page.text(4.5, y, text, va="center")
 
 
 def group(page: Axes, x: float, y: float, width: float, height: float, title: str, colour: str) -> None:
-    """A tinted frame with a title, for the parts of one network."""
-    page.add_patch(
-        FancyBboxPatch(
-            (x, y), width, height, "round,pad=0,rounding_size=1.5", facecolor=colour, alpha=0.08, linewidth=0
-        )
-    )
-    page.add_patch(
-        FancyBboxPatch(
-            (x, y), width, height, "round,pad=0,rounding_size=1.5", fill=False, edgecolor=colour, linewidth=0.7
-        )
-    )
+    """Draw a tinted frame with a title, for the parts of one network."""
+    for style in ({"facecolor": colour, "alpha": 0.08, "linewidth": 0}, _edge(colour, 0.7)):
+        page.add_patch(FancyBboxPatch((x, y), width, height, "round,pad=0,rounding_size=1.5", **style))
     page.text(
         x + width / 2, y + height - 0.9, title, ha="center", va="top", fontweight="bold", color=colour, fontsize=6.5
     )
@@ -77,7 +73,7 @@ def group(page: Axes, x: float, y: float, width: float, height: float, title: st
 def box(
     page: Axes, x: float, y: float, width: float, height: float, text: str, colour: str, dashed: bool = False
 ) -> None:
-    """A white box with a short text."""
+    """Draw a white box with a short text."""
     page.add_patch(
         FancyBboxPatch(
             (x, y),
@@ -97,7 +93,7 @@ def box(
 
 
 def node(page: Axes, x: float, y: float, text: str) -> None:
-    """An operation, a letter in a circle 4 mm wide."""
+    """Draw an operation: a letter in a circle 4 mm wide around x, y."""
     page.add_patch(Circle((x, y), 2, facecolor="white", edgecolor=INK, linewidth=0.7, zorder=3))
     page.text(x, y, text, ha="center", va="center_baseline", fontsize=5.5, zorder=4)
 
@@ -110,7 +106,7 @@ def arrow(
     start: bool = False,
     colour: str = INK,
 ) -> None:
-    """A line through ``points`` with a head at its end, and a dot at its start where it branches off another."""
+    """Draw a line through ``points`` with a head at its end; ``start``: with a dot where it branches off another one."""
     width, style = (
         (0.4, "-|>,head_length=0.14,head_width=0.08") if small else (0.6, "-|>,head_length=0.25,head_width=0.12")
     )
@@ -135,36 +131,36 @@ def arrow(
 
 
 def bar(page: Axes, x: float, y: float, width: float, height: float, colour: str, alpha: float = 0.55) -> None:
-    """Feature maps, centred on x, y."""
-    page.add_patch(
-        Rectangle((x - width / 2, y - height / 2), width, height, facecolor=colour, alpha=alpha, linewidth=0, zorder=2)
-    )
-    page.add_patch(
-        Rectangle((x - width / 2, y - height / 2), width, height, fill=False, edgecolor=colour, linewidth=0.5, zorder=2)
-    )
+    """Draw feature maps as a bar centred on x, y."""
+    for style in ({"facecolor": colour, "alpha": alpha, "linewidth": 0}, _edge(colour, 0.5)):
+        page.add_patch(Rectangle((x - width / 2, y - height / 2), width, height, zorder=2, **style))
+
+
+def _edge(colour: str, width: float) -> dict:
+    return {"fill": False, "edgecolor": colour, "linewidth": width}
 
 
 def channels_label(page: Axes, x: float, y: float, count: int) -> None:
-    """The number of channels above a bar whose upper edge is y."""
+    """Write the number of channels above a bar whose upper edge is y."""
     page.text(x, y + 0.3, f"{count}", fontsize=SMALL, ha="center", va="bottom")
 
 
 def resolution_label(page: Axes, x: float, y: float, size: Sequence[int]) -> None:
-    """The resolution below a bar whose lower edge is y, a line per axis where it is no cube."""
+    """Write the resolution below a bar whose lower edge is y; a line per axis where it is no cube."""
     text = size_text(size).replace("×", "\n")
     page.text(x, y - 0.6, text, fontsize=SMALL, ha="center", va="top", color=GREY, linespacing=1.0)
 
 
 def size_text(size: Sequence[int]) -> str:
-    """64³ for a cube, 64×60×48 otherwise."""
+    """A size in voxels as 64³ for a cube, 64×60×48 otherwise."""
     return f"{size[0]}³" if len(set(size)) == 1 else "×".join(map(str, size))
 
 
 def relative_height(size: Sequence[int], full: Sequence[int]) -> float:
-    """Height of a bar relative to that of full resolution; the root keeps the deepest level visible."""
+    """Height of a bar relative to full resolution; a root of the number of voxels keeps the deepest level visible."""
     return float(np.sqrt(np.prod(size) / np.prod(full)) ** (1 / 3)) if size else 1.0
 
 
 def bar_width(channels: int) -> float:
-    """mm; the root keeps one channel visible beside a hundred."""
+    """Width of a bar in mm; the root keeps one channel visible beside a hundred."""
     return 0.5 * float(np.sqrt(channels))

@@ -1,5 +1,4 @@
-"""Looking at a registered pair in JupyterLab: linked slices in three planes with everything a reader asks of them, and
-a 3D view."""
+"""A registered pair in JupyterLab: linked slices in three planes, in seven modes, and a 3D view."""
 
 import io
 import json
@@ -19,7 +18,7 @@ from mine_reg.images.geometry import averaged, displacement_voxels, on_grid, to_
 from mine_reg.images.transforms import ITK_FILE, read_transform
 from mine_reg.spatial import jacobian_determinant
 
-PLANES = ("axial", "coronal", "sagittal")
+PLANES = ("axial", "coronal", "sagittal")  # in the order of the axes z, y, x that they cut
 MODES = (
     "fixed to moved",
     "fixed to moving",
@@ -29,6 +28,11 @@ MODES = (
     "displacement",
     "Jacobian",
 )
+COLOUR_BARS = {
+    "difference": "fixed - moved / HU",
+    "displacement": "length / mm",
+    "Jacobian": "Jacobian determinant",
+}
 _WINDOW_HU = (-1000.0, 400.0)
 _DIFFERENCE_HU = 400.0
 _SQUARE = 10  # voxels, of the checkerboard
@@ -36,15 +40,17 @@ _ARROWS = 20  # along the longer side of a slice
 
 
 class RegisteredPair:
-    """What `mine-reg register` left in ``folder``, on its working grid, which is small enough to be looked at quickly.
+    """A pair and its registration on the working grid, which is small enough to be drawn quickly.
 
-    fixed, moving, moved : (1, D, H, W), HU; moving as it lay before
-    displacement : (3, D, H, W), mm, channels z, y, x; jacobian : (D, H, W), its outermost layer repeated
-
+    folder : what `mine-reg register` has written
     fixed, moving : the two images; None: where the folder's report says that they are
     fixed_mask, moving_mask : lung masks for the 3D view
 
-    Raises FileNotFoundError when the folder holds no registration or an image is gone.
+    Raises FileNotFoundError when the folder holds no registration or an image is gone. Attributes:
+
+    fixed, moving, moved : (1, D, H, W), HU; ``moving`` is not registered
+    displacement : (3, D, H, W), mm, channels z, y, x
+    jacobian : determinant (D, H, W), its outermost layer repeated
     """
 
     def __init__(
@@ -66,9 +72,9 @@ class RegisteredPair:
         images = [read_ct(path, str(path)) for path in (fixed, moving)]
         self.grid = sitk.ReadImage(str(folder / "dvf.nii.gz"))
         self.volumes = {
-            "fixed": self._on_grid(images[0]),
-            "moving": self._on_grid(images[1]),
-            "moved": self._on_grid(images[1], transform),
+            "fixed": self._on_working_grid(images[0]),
+            "moving": self._on_working_grid(images[1]),
+            "moved": self._on_working_grid(images[1], transform),
         }
         for name, path, image, through in (
             ("fixed mask", fixed_mask, images[0], None),
@@ -82,15 +88,16 @@ class RegisteredPair:
         self.jacobian = F.pad(jacobian_determinant(voxels), [1] * 6, mode="replicate")[0]
         self.displacement = voxels[0] * torch.tensor(self.spacing_mm)[:, None, None, None]
 
-    def _on_grid(self, image: sitk.Image, transform: sitk.Transform | None = None) -> sitk.Image:
+    def _on_working_grid(self, image: sitk.Image, transform: sitk.Transform | None = None) -> sitk.Image:
+        """The image as voxels of the working grid see it, through ``transform``."""
         return on_grid(averaged(image, self.grid.GetSpacing()[0]), self.grid, AIR_HU, transform)
 
 
 class SliceExplorer(widgets.VBox):
-    """Three linked planes through one point of a `RegisteredPair`, which three sliders move; ``mode`` chooses what is
-    shown.
+    """Three linked planes through one point of a `RegisteredPair`, which three sliders move.
 
-    ``blend`` goes from the fixed (0) to the moved or moving image (1), in the modes that have both.
+    ``mode`` chooses what is shown. ``blend`` goes from the fixed (0) to the moved or moving image (1), in the modes
+    that show both.
     """
 
     def __init__(self, pair: RegisteredPair):
@@ -112,14 +119,11 @@ class SliceExplorer(widgets.VBox):
         self._redraw()
 
     def draw(self) -> Figure:
-        """The three planes as they are chosen now."""
-        figure, point = (
-            Figure(figsize=(9, 3.4), dpi=100, layout="constrained"),
-            [slider.value for slider in self.position],
-        )
-        shown = None
+        """Draw the three planes as the controls are set now."""
+        figure = Figure(figsize=(9, 3.4), dpi=100, layout="constrained")
+        point, shown = [slider.value for slider in self.position], None
         for axis, plane in zip(figure.subplots(1, 3), PLANES, strict=True):
-            view = View(plane, point[{"axial": 0, "coronal": 1, "sagittal": 2}[plane]], self.pair.spacing_mm)
+            view = View(plane, point[PLANES.index(plane)], self.pair.spacing_mm)
             shown = self._draw(axis, view)
             if self.crosshair.value:
                 _, vertical, horizontal = view.axes
@@ -127,12 +131,8 @@ class SliceExplorer(widgets.VBox):
                 axis.axvline(point[horizontal] * self.pair.spacing_mm[horizontal], color="yellow", linewidth=0.5)
             view.annotate(axis)
             axis.set_title(plane, fontsize=8)
-        if label := {
-            "difference": "fixed - moved / HU",
-            "displacement": "length / mm",
-            "Jacobian": "Jacobian determinant",
-        }.get(self.mode.value):
-            figure.colorbar(shown, ax=figure.axes, label=label, shrink=0.8)
+        if self.mode.value in COLOUR_BARS:
+            figure.colorbar(shown, ax=figure.axes, label=COLOUR_BARS[self.mode.value], shrink=0.8)
         return figure
 
     def _redraw(self, *_change) -> None:
@@ -141,6 +141,7 @@ class SliceExplorer(widgets.VBox):
         self.picture.value = buffer.getvalue()
 
     def _draw(self, axis, view: View):
+        """Draw one plane in the chosen mode; returns what a colour bar would explain."""
         pair, mode = self.pair, self.mode.value
         fixed, moving, moved = (_grey(view.cut(image)) for image in (pair.fixed, pair.moving, pair.moved))
         other = moving if mode == "fixed to moving" else moved
@@ -159,7 +160,7 @@ class SliceExplorer(widgets.VBox):
         return self._arrows(axis, view, fixed)
 
     def _arrows(self, axis, view: View, fixed: np.ndarray):
-        """The in-plane part of the displacement, from fixed to moving points, drawn to scale over the fixed image."""
+        """Draw the displacement in the plane, from fixed to moving points, to scale over the fixed image."""
         view.draw(axis, fixed, vmin=0, vmax=1)
         _, vertical, horizontal = view.axes
         step = max(1, max(fixed.shape) // _ARROWS)
@@ -188,22 +189,24 @@ class SliceExplorer(widgets.VBox):
 
 
 def checkerboard(fixed: np.ndarray, moved: np.ndarray, square: int = _SQUARE) -> np.ndarray:
-    """Squares of the two slices (rows, columns) in turn, beginning with the fixed one: edges run on where the
-    registration is good."""
+    """Squares of two slices (rows, columns) in turn, fixed first; edges run on where the registration is good."""
     rows, columns = np.indices(fixed.shape) // square
     return np.where((rows + columns) % 2 == 0, fixed, moved)
 
 
 def _grey(hu: np.ndarray) -> np.ndarray:
+    """HU in the explorer's window, from 0 to 1."""
     low, high = _WINDOW_HU
     return ((hu - low) / (high - low)).clip(0, 1)
 
 
 class Explorer3D(widgets.VBox):
-    """The volumes of a `RegisteredPair` in NiiVue: rendered, or as slices with a common crosshair; a slider of opacity
-    for each.
+    """The volumes of a `RegisteredPair` in NiiVue: rendered, or as slices with one crosshair, each with its opacity.
 
-    NiiVue's code comes with its Python package, so that no network is needed. ``folder`` receives the volumes as files.
+    folder : receives the volumes as files
+    height : of the view, in pixels
+
+    NiiVue's code comes with its Python package, so that no network is needed.
     """
 
     def __init__(self, pair: RegisteredPair, folder: Path, height: int = 420):

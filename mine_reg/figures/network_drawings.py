@@ -165,6 +165,9 @@ def draw_deformnet(
         centre = (bars[before[-1]][0] + bars[after[0]][0]) / 2 if after else bars[deepest][0]
         low = cy - (0.4 if size != sizes[-1] else bars[deepest][3] / 2 + 0.5)  # below the dashes, or below the bars
         page.text(centre, low, size_text(size), fontsize=SMALL, ha="center", va="top", color=GREY)
+    if network.smoothing:
+        text = f"field smoothed,\n$\\sigma = {network.smoothing:g}$ voxel"
+        page.text(x + width - 1.2, y + 1.2, text, fontsize=SMALL, ha="right", va="bottom", color=GREY)
     return bars[-1][0] + bars[-1][2] / 2, bars[-1][1]
 
 

@@ -1,4 +1,4 @@
-"""Plots that several notebooks share: slices as radiologists see them, overlays, learning curves, one style."""
+"""What figures share: slices as radiologists see them, overlays, learning curves, one style."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -65,7 +65,7 @@ class View:
 
     @property
     def axes(self) -> tuple[int, int, int]:
-        """The axes (of z, y, x) that are cut, vertical and horizontal."""
+        """Which of the axes z, y, x is cut, vertical and horizontal."""
         return _PLANES[self.plane][0]
 
     def cut(self, volume: Tensor) -> np.ndarray:
@@ -94,7 +94,7 @@ class View:
         return abs(top - bottom) / (right - left)
 
     def draw(self, axis: Axes, image: np.ndarray, **style):
-        """Show a slice (vertical, horizontal[, RGB]); ``style`` goes to imshow. Returns its image."""
+        """Draw a slice (vertical, horizontal[, RGB]); ``style`` goes to imshow, whose image is returned."""
         (x, y), (left, right, bottom, top) = self.coordinates(image.shape), self.frame(image.shape)
         half_x, half_y = (self.spacing_mm[a] / 2 for a in self.axes[:0:-1])
         extent = (-half_x, x[-1] + half_x, -half_y, y[-1] + half_y)
@@ -106,12 +106,12 @@ class View:
         return shown
 
     def outline(self, axis: Axes, mask: np.ndarray, colour: str, width: float = 0.7, **style) -> None:
-        """The border of a mask slice as a line; an empty mask draws nothing."""
+        """Draw the border of a mask slice as a line, unless the mask is empty or full."""
         if mask.any() and not mask.all():
             axis.contour(*self.coordinates(mask.shape), mask, levels=[0.5], colors=colour, linewidths=width, **style)
 
     def annotate(self, axis: Axes, scale_mm: float | None = None, colour: str = "white") -> None:
-        """Letters of the patient's directions, and a scale bar where its length ``scale_mm`` is given."""
+        """Write the patient's directions, and draw a scale bar of ``scale_mm`` where that is given."""
         left, right, upper = _PLANES[self.plane][1]
         halo = [withStroke(linewidth=1.2, foreground="black" if colour == "white" else "white")]
         style = {"transform": axis.transAxes, "color": colour, "fontsize": 6, "path_effects": halo}
@@ -138,14 +138,15 @@ class View:
 def views_of(
     planes: Sequence[str], images: Sequence[Tensor], spacing_mm: Sequence[float], mask: Tensor | None = None
 ) -> list[View]:
-    """A view per plane, cropped to the bodies in all ``images``, through the middle of ``mask`` (None: of bodies).
+    """A view per plane, cropped to the bodies in all ``images``, through the middle of ``mask``.
 
-    A sagittal view cuts the right side instead, where a lung is. images, mask : (1, D, H, W), 0 for air to 1
+    images, mask : (1, D, H, W), 0 for air to 1; mask None: the bodies
+
+    A sagittal view cuts the right side instead, where a lung is.
     """
     size = images[0].shape[1:]
-    body = _box(torch.stack([image[0] > 0.4 for image in images]).any(dim=0)) or [
-        (0, n - 1) for n in size
-    ]  # soft tissue
+    bodies = torch.stack([image[0] > 0.4 for image in images]).any(dim=0)  # soft tissue
+    body = _box(bodies) or [(0, n - 1) for n in size]
     target = (_box(mask[0] > 0.5) if mask is not None else None) or body
     crop = tuple((max(low - n // 40, 0), min(high + n // 40, n - 1)) for (low, high), n in zip(body, size, strict=True))
     views = []
@@ -163,7 +164,7 @@ def _box(region: Tensor) -> list[tuple[int, int]] | None:
 
 
 def red_cyan(fixed: np.ndarray, moving: np.ndarray) -> np.ndarray:
-    """Two slices in [0, 1] on top of each other, (..., 3): the fixed one red, the other cyan, grey where they agree."""
+    """Two slices in [0, 1] on top of each other as colours (..., 3): fixed red, moving cyan, grey where they agree."""
     return np.stack([fixed, moving, moving], axis=-1).clip(0, 1)
 
 
@@ -174,10 +175,10 @@ def show_pair(
     masks: dict[str, Tensor] | None = None,
     spacing_mm: Sequence[float] = (1.0, 1.0, 1.0),
 ) -> Figure:
-    """Images over the fixed one in three planes: fixed red, the other cyan, grey where they agree. A row per image.
+    """Draw each image over the fixed one in three planes, a row per image; colours as in `red_cyan`.
 
     fixed, images : (1, D, H, W), 0 for air to 1, on one grid
-    masks : outlines to draw, by name: ``"fixed"`` in every row, others in the row of their image
+    masks : to be outlined, by name: ``"fixed"`` in every row, others in the row of their image
     """
     masks = masks or {}
     planes = views_of(("coronal", "axial", "sagittal"), [fixed], spacing_mm, masks.get("fixed"))
@@ -205,7 +206,7 @@ def show_pair(
 
 
 def read_curve(folder: Path, name: str) -> pd.DataFrame | None:
-    """Columns ``step`` and ``value`` of one metric logged by DVCLive under ``folder``; None when it was not logged.
+    """One metric that DVCLive has logged under ``folder``, columns ``step`` and ``value``; None when it was not logged.
 
     name : as in training, e.g. ``"val_dsc"``, which DVCLive keeps in plots/metrics/val/dsc.tsv
     """
@@ -227,7 +228,7 @@ CURVE_LABELS = {
 
 @plt.rc_context(STYLE)
 def plot_curves(folder: Path, names: Sequence[str]) -> Figure:
-    """Learning curves of one training run side by side; metrics that were not logged are left out.
+    """Draw learning curves of one training side by side; metrics that were not logged are left out.
 
     folder : of the run's DVCLive log
     names : e.g. ``["train_mine", "val_dsc"]``
@@ -252,7 +253,7 @@ def plot_curves(folder: Path, names: Sequence[str]) -> Figure:
 
 
 def save(figure: Figure, folder: Path, name: str, dpi: int = 200) -> None:
-    """``name.png`` and ``name.pdf`` in ``folder``; the same figure gives the same bytes."""
+    """Write ``name.png`` and ``name.pdf`` into ``folder``; the same figure gives the same bytes."""
     figure.savefig(folder / f"{name}.png", dpi=dpi)
     with plt.rc_context({"pdf.fonttype": 42}):  # TrueType: text stays text for editors and journals
         figure.savefig(folder / f"{name}.pdf", dpi=dpi, metadata={"CreationDate": None})
