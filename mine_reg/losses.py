@@ -23,12 +23,13 @@ class MutualInformation(NamedTuple):
 
 
 def scores(statistic: StatisticNet, moving: Tensor, fixed: Tensor) -> tuple[Tensor, Tensor]:
-    """T on the joint distribution and on the product of the marginals, each (B, N), for voxels (B, N, C) of M(phi) and
-    F in random order.
+    """T on the joint distribution and on the product of the marginals, each (B, N).
 
-    The latter comes from shuffling the voxels of F. Gradients flow into ``statistic`` and, through both, into
-    ``moving``. Many voxels are taken in parts, each shuffled within itself, whose feature maps are computed again for
-    the gradients instead of being kept: for a quarter of 320^3 voxels that saves 10 GB.
+    moving, fixed : voxels (B, N, C) of M(phi) and F, in random order
+
+    Shuffling the voxels of F gives the product of the marginals. Gradients flow into ``statistic`` and, through both
+    scores, into ``moving``. Many voxels are taken in parts, each shuffled within itself, whose feature maps are
+    computed again for the gradients instead of being kept: for a quarter of 320^3 voxels that saves 10 GB.
     """
 
     def shuffled(part: Tensor) -> Tensor:
@@ -46,7 +47,7 @@ def scores(statistic: StatisticNet, moving: Tensor, fixed: Tensor) -> tuple[Tens
 def donsker_varadhan(joint: Tensor, marginal: Tensor) -> MutualInformation:
     """Eq. 2 and 4: E_P[T] - log E_Q[e^T] for scores ``joint`` and ``marginal``, each (B, N).
 
-    The log of the mean exponential is a logsumexp in float32, so large scores and half precision cannot overflow.
+    The log of the mean exponential is a logsumexp in float32, so that neither large scores nor half precision overflow.
     """
     joint, marginal = joint.float(), marginal.float()
     log_partition = torch.logsumexp(marginal, dim=1) - math.log(marginal.shape[1])
@@ -57,17 +58,17 @@ BOUNDS = ("dv", "dv_ema", "jsd")
 
 
 class MineLoss(nn.Module):
-    """L_MINE = -I of eq. 5 as something to descend, for one of several ways to train T.
+    """L_MINE = -I of eq. 5 as a loss whose gradient trains T and the transform, by one of several bounds.
 
     bound : ``dv``, the Donsker-Varadhan bound itself (eq. 4);
         ``dv_ema``, the same with the gradient of its second term divided by a moving average of E[e^T], which removes
         the bias of small batches (Belghazi et al., ICML 2018, section 3.2);
-        ``jsd``, the Jensen-Shannon bound of f-GANs (Nowozin et al., NeurIPS 2016; Hjelm et al., ICLR 2019, eq. 4),
-        whose best T is also the log density ratio, so that eq. 4 can still be read off, and which no single large score
-        can dominate
+        ``jsd``, the Jensen-Shannon bound of f-GANs (Nowozin et al., NeurIPS 2016; Hjelm et al., ICLR 2019, eq. 4). No
+        single large score can dominate it, and its best T is the log density ratio as well, so that eq. 4 can still be
+        read off
     centring : weight of (log E[e^T])^2. The bound does not change when a constant is added to T, so nothing else keeps
-        the scores from drifting away. Not used by ``jsd``, which fixes the constant by itself
-    decay : of the moving average, per call in training
+        the scores from drifting away. Not used by ``jsd``, which fixes the constant itself
+    decay : factor of the moving average per call in training
 
     Raises ValueError for an unknown bound.
     """
@@ -80,7 +81,7 @@ class MineLoss(nn.Module):
         self.register_buffer("log_average", torch.tensor(float("nan")))  # of E[e^T]; nan before the first call
 
     def forward(self, joint: Tensor, marginal: Tensor) -> Tensor:
-        """Batch mean of the loss for scores ``joint`` and ``marginal``, each (B, N)."""
+        """Mean of the loss over the batch for scores ``joint`` and ``marginal``, each (B, N)."""
         joint, marginal = joint.float(), marginal.float()
         if self.bound == "jsd":
             return (F.softplus(-joint).mean(dim=1) + F.softplus(marginal).mean(dim=1)).mean()
@@ -90,10 +91,11 @@ class MineLoss(nn.Module):
             return centring - information.estimate.mean()
         if self.training:
             self._update(torch.logsumexp(information.log_partition.detach(), dim=0) - math.log(len(joint)))
-        # its gradient is that of E[e^T] / average; its value is of no use, which is why the estimate is reported apart
+        # the gradient is that of E[e^T] / average; the value is of no use, which is why the estimate is reported apart
         return centring - joint.mean() + (information.log_partition - self.log_average).exp().mean()
 
     def _update(self, log_mean: Tensor) -> None:
+        """Let a batch's log E[e^T] enter the moving average."""
         if self.log_average.isnan():
             self.log_average.copy_(log_mean)
         else:
@@ -102,24 +104,27 @@ class MineLoss(nn.Module):
 
 
 def effective_sample_size(marginal: Tensor) -> Tensor:
-    """(sum w)^2 / (N sum w^2) for the weights w = e^T of scores (B, N), in (0, 1], as (B,): the share of voxels on
-    which the log partition rests. Near 1/N a single voxel decides the bound."""
+    """The share (B,) of voxels on which the log partition rests, in (0, 1]; near 1/N a single voxel decides the bound.
+
+    That is (sum w)^2 / (N sum w^2) for the weights w = e^T of scores ``marginal`` (B, N).
+    """
     marginal = marginal.float()
     return torch.exp(2 * torch.logsumexp(marginal, dim=1) - torch.logsumexp(2 * marginal, dim=1)) / marginal.shape[1]
 
 
 def soft_dice(moved_mask: Tensor, fixed_mask: Tensor) -> Tensor:
-    """Eq. 6 for masks in [0, 1], each (B, N): 2 |m(phi) f| / (|m(phi)| + |f|), batch mean."""
+    """Eq. 6 for masks in [0, 1], each (B, N): 2 |m(phi) f| / (|m(phi)| + |f|), mean over the batch."""
     overlap = (moved_mask * fixed_mask).sum(dim=1)
     total = moved_mask.sum(dim=1) + fixed_mask.sum(dim=1)
     return (2 * overlap / total.clamp_min(1e-6)).mean()
 
 
 def total_variation(dvf: Tensor, size: Sequence[int]) -> Tensor:
-    """L_TV of eq. 5, ||grad phi_D||^2: mean over voxels of the sum of squared forward differences, batch mean.
+    """L_TV of eq. 5, ||grad phi_D||^2: sum of squared forward differences, mean over voxels and over the batch.
 
-    dvf : (B, 3, d, h, w) in voxels of the grid of ``size``. Displacement and step are in the same unit, so the value
-        has none
-    and a weight mu means the same at every resolution.
+    dvf : (B, 3, d, h, w) in voxels of the grid of ``size``
+
+    Displacement and step are in the same unit, so that the value has none and a weight mu means the same at every
+    resolution.
     """
     return sum(d.square().sum(dim=1).mean() for d in gradients(dvf, size))

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from mine_reg.spatial import compose_affine, compose_dvf, resample, smooth
 
 SLOPE = 0.2  # of the leaky ReLU, in all networks
-POOLED = {"moments": 4, "average": 1, "adaptive": 64}  # what AffineNet's pooling makes of one feature map
+POOLED = {"moments": 4, "average": 1, "adaptive": 64}  # numbers that AffineNet's pooling makes of one feature map
 
 
 class StatisticNet(nn.Module):
-    """T of eq. 3-4: two entrances, one for each image, whose feature maps are concatenated and reduced to one score.
+    """T of eq. 3-4: an entrance for each image, whose feature maps are concatenated and reduced to one score per voxel.
 
     All layers are 1x1x1 convolutions, written as linear layers over the channels of a list of voxels. With a receptive
     field T could tell the texture of F from the noise of the shuffled F, and would measure that instead of alignment
@@ -38,8 +38,8 @@ class StatisticNet(nn.Module):
         """Scores (B, N) of T(M, F) and of T(M, F shuffled) for N voxels with C channels each, C = 1 for images.
 
         moving, fixed : (B, N, C)
-        order : permutation (N,) that shuffles F. Its features are shuffled in place of its voxels: the same for a
-            1x1x1 T, at half the cost, and right for any T.
+        order : permutation (N,) that shuffles F. F's features are shuffled instead of its voxels: for a 1x1x1 T that
+            is the same at half the cost, and it is right for any T.
         """
         # a layer on concatenated maps is the sum of a layer on each; each entrance ends in its half of that layer
         m, f = self.entrance_moving(moving), self.entrance_fixed(fixed)
@@ -47,14 +47,17 @@ class StatisticNet(nn.Module):
 
 
 def _checked_passes(passes: int, network: str) -> int:
+    """``passes``; raises ValueError for less than one."""
     if passes < 1:
         raise ValueError(f"{network}.passes must be at least 1, got {passes}")
     return passes
 
 
 class Convolution(nn.Conv3d):
-    """nn.Conv3d that asks oneDNN for single volumes on the CPU too: torch itself then takes a kernel that needs several
-    times as long."""
+    """nn.Conv3d that uses oneDNN on the CPU for single volumes too.
+
+    For those torch itself chooses a kernel that takes several times as long.
+    """
 
     def forward(self, maps: Tensor) -> Tensor:
         if (
@@ -79,24 +82,22 @@ def convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
 
 
 def local_contrast(image: Tensor) -> Tensor:
-    """Divisive normalisation of images (B, C, D, H, W): (I - G1 I) / sqrt(G2 (I - G1 I)^2), with Gaussians of 1 and 2
-    voxels.
+    """Local contrast normalisation of images (B, C, D, H, W) (Jarrett et al., ICCV 2009).
 
-    In CT scaled to [0, 1] the vessels of the lung differ from their surroundings by a few hundredths, the chest wall by
-    nearly one. Here both are of the order of one, so that a network sees the vessels from the start (local contrast
-    normalisation, Jarrett et al., ICCV 2009).
+    (I - G1 I) / sqrt(G2 (I - G1 I)^2), where G1 and G2 convolve with Gaussians of 1 and 2 voxels. In CT scaled to
+    [0, 1] the vessels of the lung differ from their surroundings by a few hundredths, the chest wall by nearly one;
+    after this both differ by about one, so that a network sees the vessels from the start.
     """
     detail = image - smooth(image, 1.0)
     return detail / (smooth(detail.square(), 2.0) + 1e-4).sqrt()  # 1e-4: noise of 15 HU is not blown up
 
 
 class AffineNet(nn.Module):
-    """The spatial transformer of section 2.2: concat(F, M) -> convolutions -> global pooling -> affine parameters
-    phi_A.
+    """The spatial transformer of section 2.2: concat(F, M) -> convolutions -> global pooling -> parameters phi_A.
 
     channels : width of each stride-2 convolution
     largest_size : longer axes are averaged down to this before the first convolution; an affine map needs no more
-    passes : how often `register` asks the network; 1 is the paper's one shot, see `DeformNet`
+    passes : how often `predict` asks the network; 1 is the paper's one shot, see `DeformNet`
     pooling : ``average`` takes the mean of each feature map, as in the paper; ``moments`` also the means of feature
         times coordinate (first moments); ``adaptive`` the means over 4 x 4 x 4 boxes. In the study's ablation the first
         two are not told apart (landmark error 2.32 and 2.24 mm, p = 0.30: results/ablation.csv); the last diverges
@@ -129,7 +130,7 @@ class AffineNet(nn.Module):
         nn.init.zeros_(self.parameters_head.bias)
 
     def forward(self, fixed: Tensor, moving: Tensor) -> Tensor:
-        """theta (B, 3, 4) in affine_grid coordinates of the grid of images (B, 1, D, H, W)."""
+        """theta (B, 3, 4) in `affine_grid` coordinates of the grid of the images (B, 1, D, H, W)."""
         maps, size = self.averaged_down(torch.cat([fixed, moving], dim=1)), fixed.shape[2:]
         if self.coordinates:
             axes = torch.meshgrid(*(_coordinate(n, maps) for n in maps.shape[2:]), indexing="ij")
@@ -139,29 +140,33 @@ class AffineNet(nn.Module):
         # 0.1: with Adam a step changes phi by about the learning rate, and 0.1 x 1e-3 of the half width is a fine step
         # the sum in the weights' own precision: under bf16-mixed phi has three digits, of which 1 + phi would lose two
         identity = torch.eye(3, 4, dtype=self.parameters_head.weight.dtype, device=phi.device)
-        return self._on_grid(identity + 0.1 * phi.view(-1, 3, 4), size)
+        return self._to_full_grid(identity + 0.1 * phi.view(-1, 3, 4), size)
+
+    def averaged_size(self, size: Sequence[int]) -> list[int]:
+        """The size that `averaged_down` gives to volumes of ``size`` (D, H, W)."""
+        return [min(n, self.largest_size) for n in size]
 
     def averaged_down(self, volumes: Tensor) -> Tensor:
-        """Volumes (B, C, D, H, W) with no axis longer than ``largest_size``."""
-        working = [min(n, self.largest_size) for n in volumes.shape[2:]]
-        return volumes if working == list(volumes.shape[2:]) else F.interpolate(volumes, size=working, mode="area")
+        """Volumes (B, C, D, H, W), averaged so that no axis is longer than ``largest_size``."""
+        size = self.averaged_size(volumes.shape[2:])
+        return volumes if size == list(volumes.shape[2:]) else F.interpolate(volumes, size=size, mode="area")
 
-    def _on_grid(self, theta: Tensor, size: Sequence[int]) -> Tensor:
-        """theta of the averaged grid as the same map in the coordinates of the grid of ``size``.
+    def _to_full_grid(self, theta: Tensor, size: Sequence[int]) -> Tensor:
+        """The map theta (B, 3, 4) on the averaged grid as the same map in coordinates of the grid of ``size``.
 
-        -1 and 1 are the centres of the outermost voxels, and those of the averaged grid lie further in.
+        On either grid -1 and 1 are the centres of the outermost voxels. Along an axis of n voxels that are averaged to
+        m, these lie (n - 1) / 2 voxels from the middle on the full grid; on the averaged one, whose voxels are n / m
+        as wide, (m - 1) / 2 * n / m. With s the ratio of the second to the first, the coordinate x' on the averaged
+        grid is s x' on the full one, and x' -> A x' + b becomes x -> S A S^-1 x + S b, where S = diag(s).
         """
-        within = [
-            (m - 1) * n / (m * (n - 1)) if m < n else 1.0
-            for n, m in ((n, min(n, self.largest_size)) for n in reversed(size))
-        ]
-        within = theta.new_tensor(within)[:, None]
-        return within * theta / torch.cat([within.T, theta.new_ones(1, 1)], dim=1)
+        axes = zip(reversed(size), reversed(self.averaged_size(size)), strict=True)  # theta has the order x, y, z
+        s = theta.new_tensor([(m - 1) * n / (m * (n - 1)) if m < n else 1.0 for n, m in axes])[:, None]
+        return s * theta / torch.cat([s.T, theta.new_ones(1, 1)], dim=1)
 
     def predict(self, fixed: Tensor, moving: Tensor, passes: int | None = None) -> Tensor:
-        """phi_A (B, 3, 4) after ``passes`` (None: the network's own number) for images (B, 1, D, H, W).
+        """phi_A (B, 3, 4) for images (B, 1, D, H, W) after ``passes``; None: the network's own number.
 
-        Every pass sees the moving image through all maps so far; gradients flow through the last pass alone. The images
+        Every pass sees the moving image through all maps so far. Gradients flow through the last pass alone. The images
         are averaged once, before the first pass.
         """
         size, theta = fixed.shape[2:], None
@@ -172,9 +177,10 @@ class AffineNet(nn.Module):
                     theta = self(fixed, moving)
                 else:
                     theta = compose_affine(theta, self(fixed, resample(moving, theta)))
-        return self._on_grid(theta, size)
+        return self._to_full_grid(theta, size)
 
     def _pool(self, maps: Tensor) -> Tensor:
+        """Feature maps (B, C, d, h, w) pooled to (B, C * POOLED[pooling])."""
         if self.pooling == "adaptive":
             return F.adaptive_avg_pool3d(maps, 4).flatten(1)
         pooled = [maps.mean(dim=(2, 3, 4))]
@@ -186,23 +192,21 @@ class AffineNet(nn.Module):
 
 
 def _coordinate(n: int, like: Tensor) -> Tensor:
-    """-1 to 1 along an axis of ``n`` voxels; 0 for a single one."""
+    """From -1 to 1 along an axis of ``n`` voxels; 0 for a single one."""
     return torch.linspace(-1, 1, n, dtype=like.dtype, device=like.device) if n > 1 else like.new_zeros(1)
 
 
 class DeformNet(nn.Module):
-    """The U-net variant of section 2.2: F and M(phi_A) -> encoder, decoder, skip connections -> displacement field
-    phi_D.
+    """The U-net variant of section 2.2: F and M(phi_A) -> encoder and decoder with skips -> displacement field phi_D.
 
     channels : width at each level, finest first; each level has half the resolution of the one before
     first_stride : 2 predicts the field at half resolution (to be upsampled linearly), 1 at full resolution
-    passes : how often `register` asks the network; 1 is the paper's one shot. Each further pass sees the image moved by
+    passes : how often `predict` asks the network; 1 is the paper's one shot. Each further pass sees the image moved by
         the field so far and answers with what remains, as in the recursive cascades of Zhao et al. (ICCV 2019), but
-        with the same weights.
-    smoothing : sigma, in voxels of the predicted field, of the Gaussian that it is convolved with; 0 is the paper.
-        Breathing is smooth on a scale that differences between neighbours (TV) do not see; demons and SyN smooth their
-        fields likewise.
-    local_contrast : both images are accompanied by their `local_contrast`; off in the paper
+        with the same weights
+    smoothing : sigma of the Gaussian that smooths the predicted field, in its voxels; 0 is the paper. Breathing is
+        smooth on a scale that differences between neighbours (TV) do not see; demons and SyN smooth their fields too
+    local_contrast : the `local_contrast` of both images is a further input; not in the paper
     """
 
     def __init__(
@@ -214,11 +218,8 @@ class DeformNet(nn.Module):
         local_contrast: bool = False,
     ):
         super().__init__()
-        self.passes, self.smoothing, self.local_contrast = (
-            _checked_passes(passes, "deformnet"),
-            smoothing,
-            local_contrast,
-        )
+        self.passes = _checked_passes(passes, "deformnet")
+        self.smoothing, self.local_contrast = smoothing, local_contrast
         widths = [4 if local_contrast else 2, *channels]
         self.encoder = nn.ModuleList(
             convolution(a, b, stride=first_stride if level == 0 else 2) for level, (a, b) in enumerate(pairwise(widths))
@@ -235,15 +236,16 @@ class DeformNet(nn.Module):
     def forward(self, fixed: Tensor, moved: Tensor) -> Tensor:
         """DVF (B, 3, d, h, w) in voxels of the images' grid; d = ceil(D / first_stride) and so on.
 
-        fixed, moved : (B, 1, D, H, W); moved is M(phi_A). Axes need not be divisible by anything.
+        fixed, moved : (B, 1, D, H, W) of any size; moved is M(phi_A)
         """
         return self._field(self._seen(fixed), self._seen(moved))
 
     def _seen(self, image: Tensor) -> Tensor:
-        """The input channels that come from one image."""
+        """The input channels (B, C, D, H, W) that come from one image."""
         return torch.cat([image, local_contrast(image)], dim=1) if self.local_contrast else image
 
     def _field(self, fixed: Tensor, moved: Tensor) -> Tensor:
+        """The DVF for images as `_seen` gives them."""
         maps, skips = torch.cat([fixed, moved], dim=1), []
         for block in self.encoder:
             maps = block(maps)
@@ -256,13 +258,13 @@ class DeformNet(nn.Module):
         return smooth(self.field(maps), self.smoothing)
 
     def predict(self, fixed: Tensor, moving: Tensor, theta: Tensor, passes: int | None = None) -> Tensor:
-        """phi_D as one DVF (B, 3, d, h, w) in voxels after ``passes`` (None: the network's own number).
+        """phi_D as one DVF (B, 3, d, h, w) in voxels after ``passes``; None: the network's own number.
 
-        fixed, moving : (B, 1, D, H, W), moving as it came
-        theta : (B, 3, 4), phi_A
+        fixed, moving : (B, 1, D, H, W); moving is not registered
+        theta : phi_A (B, 3, 4)
 
         Every pass samples the moving image itself, through phi_A and all fields so far. Gradients flow through the last
-        pass alone: it costs no more to train than a single one, and each pass learns from what its predecessors leave.
+        pass alone: several passes cost no more to train than one, and each learns from what the passes before leave.
         """
         size, dvf, seen = fixed.shape[2:], None, self._seen(fixed)
         for remaining in reversed(range(passes or self.passes)):

@@ -1,9 +1,9 @@
-"""Registration by the trained networks (section 2.2 of the paper): both of them to one map, on one grid or on two.
+"""Registration by both trained networks (section 2.2 of the paper), on one grid or on two.
 
-The second, finer level serves pairs of one's own: what both networks find at 5 mm, a further DeformNet completes at 2.5
-mm. Both grids share their outermost voxel centres: n voxels on the coarse one, 2 n - 1 on the fine one. So affine maps
-in `affine_grid` coordinates and fields given by their values at voxels mean the same on both; displacements in voxels
-double.
+The second, finer grid serves pairs of one's own: what both networks find at 5 mm, a further DeformNet completes at 2.5
+mm. The grids share their outermost voxel centres: an axis has n voxels on the coarse one and 2 n - 1 on the fine one.
+So affine maps in `affine_grid` coordinates and fields given by their values at voxels mean the same on both;
+displacements in voxels double.
 """
 
 import torch
@@ -14,9 +14,9 @@ from mine_reg.spatial import compose_dvf, resample, smooth, upsample
 
 
 class Registration(nn.Module):
-    """AffineNet, then DeformNet on F and M(phi_A), in as many passes as it was trained for.
+    """AffineNet, then DeformNet on F and M(phi_A), each in as many passes as it was trained for.
 
-    The answer is the map x -> A(x + u(x)) from fixed to moving points.
+    Together they give the map x -> A(x + u(x)) from fixed to moving points.
     """
 
     def __init__(self, affinenet: nn.Module, deformnet: nn.Module):
@@ -25,7 +25,7 @@ class Registration(nn.Module):
 
     @torch.inference_mode()
     def forward(self, fixed: Tensor, moving: Tensor) -> tuple[Tensor, Tensor]:
-        """theta (B, 3, 4) and DVF (B, 3, D, H, W) in voxels for images (B, 1, D, H, W), air 0, on one grid.
+        """theta (B, 3, 4) and DVF (B, 3, D, H, W) in voxels for images (B, 1, D, H, W) on one grid, where air is 0.
 
         Raises ValueError when the two images differ in size.
         """
@@ -38,18 +38,20 @@ class Registration(nn.Module):
         return theta, upsample(self.deformnet.predict(fixed, moving, theta), size)
 
 
-_PASSES_OF_THE_COARSE = 2
-_HALVING_SIGMA = 0.74  # voxels: turns voxels of 2.5 mm into such of 5 mm, as `grids.averaged` does
+_PASSES_OF_THE_COARSE = 2  # of the coarse DeformNet on the fine grid
+_HALVING_SIGMA = 0.74  # voxels: makes voxels of 2.5 mm see what voxels of 5 mm see, as `images.geometry.averaged` does
 
 
 def halved(volume: Tensor) -> Tensor:
-    """A volume (B, C, D, H, W) with odd axes on the coarse grid, as voxels twice as wide would see it."""
+    """A volume (B, C, D, H, W) of the fine grid, whose axes are odd, as the coarse grid's voxels see it."""
     return smooth(volume, _HALVING_SIGMA)[:, :, ::2, ::2, ::2]
 
 
 def predict_coarse(registration: Registration, fixed: Tensor, moving: Tensor) -> tuple[Tensor, Tensor]:
-    """theta (B, 3, 4) and DVF (B, 3, d, h, w), in voxels of the fine grid, of both networks for coarse images (B, 1, D,
-    H, W)."""
+    """theta (B, 3, 4) and DVF (B, 3, d, h, w) of both networks for images (B, 1, D, H, W) on the coarse grid.
+
+    The DVF is in voxels of the fine grid.
+    """
     theta = registration.affinenet.predict(fixed, moving)
     return theta, 2 * registration.deformnet.predict(fixed, moving, theta)
 
@@ -57,10 +59,10 @@ def predict_coarse(registration: Registration, fixed: Tensor, moving: Tensor) ->
 def predict_fine(
     network: DeformNet, fixed: Tensor, moving: Tensor, theta: Tensor, dvf: Tensor, passes: int | None = None
 ) -> Tensor:
-    """The DVF after ``passes`` (None: the network's own number) of ``network`` on fine images (B, 1, D, H, W), at the
-    network's resolution.
+    """The DVF, at the resolution of ``network``, that it finds on images (B, 1, D, H, W) of the fine grid.
 
-    theta, dvf : where it starts, as from `predict_coarse`
+    theta, dvf : where it starts, as `predict_coarse` gives them
+    passes : None: the network's own number
 
     As in `DeformNet.predict`, every pass samples the moving image itself, and gradients flow through the last one
     alone.
@@ -80,11 +82,11 @@ def predict_on_two_grids(
     coarse_images: tuple[Tensor, Tensor],
     images: tuple[Tensor, Tensor],
 ) -> tuple[Tensor, Tensor]:
-    """theta (B, 3, 4) and DVF (B, 3, D, H, W) in voxels of the fine grid, for fixed and moving image (B, 1, D, H, W) on
-    both grids.
+    """theta (B, 3, 4) and DVF (B, 3, D, H, W), in voxels of the fine grid, from both grids.
 
-    fine : the network of the fine level; None: the coarse DeformNet once more, which helps too, though it has not seen
+    fine : the network of the fine grid; None: the coarse DeformNet once more, which helps too, though it has not seen
         such voxels
+    coarse_images, images : fixed and moving image (B, 1, D, H, W) on the coarse and on the fine grid
     """
     theta, dvf = predict_coarse(registration, *coarse_images)
     dvf = predict_fine(fine or registration.deformnet, *images, theta, dvf, None if fine else _PASSES_OF_THE_COARSE)

@@ -1,8 +1,8 @@
-"""Stateless geometry on tensors: a transform is a function on voxel coordinates, an image is sampled once at the end.
+"""Geometry on tensors: a transform is a function on voxel coordinates, and an image is sampled once, at the end.
 
-Points are ``(B, N, 3)`` in voxels of the fixed grid, order z, y, x; volumes are ``(B, C, D, H, W)``. Every transform
-maps fixed points to moving points. ``align_corners=True`` throughout: voxel centres, first and last included, span [-1,
-1].
+Points are (B, N, 3) in voxels of the fixed grid, in the order z, y, x; volumes are (B, C, D, H, W). Every transform
+maps fixed points to moving points. ``align_corners=True`` throughout: the centres of the first and the last voxel of an
+axis are -1 and 1.
 """
 
 import math
@@ -14,26 +14,27 @@ from torch import Tensor
 
 
 def grid_points(size: Sequence[int], device: torch.device | str | None = None) -> Tensor:
-    """Coordinates of all voxels of a grid of ``size`` (D, H, W), as ``(1, D*H*W, 3)`` float32 in C order."""
+    """Coordinates (1, D*H*W, 3) of all voxels of a grid of ``size`` (D, H, W), float32, in C order."""
     axes = [torch.arange(n, dtype=torch.float32, device=device) for n in size]
     return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).reshape(1, -1, 3)
 
 
 def voxel_points(indices: Tensor, size: Sequence[int]) -> Tensor:
-    """Coordinates (B, N, 3) of voxels with flat indices (B, N), C order, of a grid of ``size``."""
+    """Coordinates (B, N, 3) of the voxels with flat ``indices`` (B, N), in C order, of a grid of ``size``."""
     return torch.stack(torch.unravel_index(indices, tuple(size)), dim=-1).float()
 
 
 def _half_extent(size: Sequence[int], like: Tensor) -> Tensor:
+    """Half the distance between the outermost voxel centres, in voxels, along z, y, x."""
     # max(..., 1): a grid one voxel thick has only the coordinate 0, which then maps to -1 and back
     return torch.tensor([max(n - 1, 1) / 2 for n in size], dtype=like.dtype, device=like.device)
 
 
 def sample_at(volume: Tensor, points: Tensor, size: Sequence[int] | None = None, padding: str = "zeros") -> Tensor:
-    """Values of ``volume`` (B, C, d, h, w) at ``points`` (B, N, 3), linearly interpolated, as (B, N, C).
+    """Values (B, N, C) of ``volume`` (B, C, d, h, w) at ``points`` (B, N, 3), linearly interpolated.
 
-    size : grid in whose voxels the points are given; by default the volume's own. A field predicted at half
-        resolution is sampled with the size of the full grid, which equals upsampling it first (linear, align_corners).
+    size : grid in whose voxels the points are given; None: the volume's own. A field predicted at half resolution is
+        sampled with the size of the full grid, which equals upsampling it first (linear, align_corners).
     padding : ``"zeros"`` (air, outside an image) or ``"border"`` (constant continuation, for fields)
     """
     size = volume.shape[2:] if size is None else size
@@ -43,8 +44,7 @@ def sample_at(volume: Tensor, points: Tensor, size: Sequence[int] | None = None,
 
 
 def affine_points(theta: Tensor, points: Tensor, size: Sequence[int]) -> Tensor:
-    """Points (B, N, 3) after the affine map ``theta`` (B, 3, 4), which acts on normalised x, y, z as in
-    ``affine_grid``."""
+    """Points (B, N, 3) after the affine map ``theta`` (B, 3, 4) of x, y, z in [-1, 1], as in `affine_grid`."""
     half = _half_extent(size, points)
     normalised = (points / half - 1).flip(-1)
     mapped = torch.baddbmm(theta[:, None, :, 3], normalised, theta[:, :, :3].transpose(1, 2))
@@ -52,7 +52,7 @@ def affine_points(theta: Tensor, points: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def compose_affine(outer: Tensor, inner: Tensor) -> Tensor:
-    """The map x -> outer(inner(x)) of two affine maps (B, 3, 4)."""
+    """The affine map x -> outer(inner(x)) of two (B, 3, 4)."""
     matrix = outer[:, :, :3]
     return torch.cat([matrix @ inner[:, :, :3], matrix @ inner[:, :, 3:] + outer[:, :, 3:]], dim=2)
 
@@ -71,7 +71,7 @@ def transform_points(
 
 
 def total_displacement(theta: Tensor | None, dvf: Tensor | None, size: Sequence[int]) -> Tensor:
-    """Displacement (B, 3, D, H, W) in voxels of x -> A(x + u(x)) at every voxel of a grid of ``size``."""
+    """The displacement (B, 3, D, H, W) of x -> A(x + u(x)), in voxels, at every voxel of a grid of ``size``."""
     source = theta if theta is not None else dvf
     points = grid_points(size, source.device)
     moved = transform_points(points.expand(len(source), -1, -1), size, theta, dvf)
@@ -79,9 +79,9 @@ def total_displacement(theta: Tensor | None, dvf: Tensor | None, size: Sequence[
 
 
 def resample(image: Tensor, theta: Tensor, dvf: Tensor | None = None) -> Tensor:
-    """``image`` (B, C, D, H, W) at A(x + u(x)) for every voxel x of its own grid; outside the image is 0 (air).
+    """``image`` (B, C, D, H, W) sampled at A(x + u(x)) for every voxel x of its own grid; 0 (air) outside the image.
 
-    The same as `warp` by `total_displacement`, in fewer passes over the grid.
+    Equals `warp` by `total_displacement`, in fewer passes over the grid.
 
     theta : (B, 3, 4)
     dvf : (B, 3, d, h, w) in voxels of the image's grid, at that resolution or a coarser one; None for zero
@@ -100,7 +100,7 @@ def resample(image: Tensor, theta: Tensor, dvf: Tensor | None = None) -> Tensor:
 
 
 def warp(image: Tensor, displacement: Tensor) -> Tensor:
-    """``image`` (B, C, D, H, W) resampled linearly at x + displacement(x); outside the image is 0 (air).
+    """``image`` (B, C, D, H, W) sampled at x + displacement(x) for every voxel x, linearly; 0 (air) outside the image.
 
     displacement : (B, 3, D, H, W) in voxels. Raises ValueError when grids differ.
     """
@@ -114,9 +114,9 @@ def warp(image: Tensor, displacement: Tensor) -> Tensor:
 
 
 def warp_mask(mask: Tensor, displacement: Tensor) -> Tensor:
-    """A binary ``mask`` (B, 1, D, H, W) resampled as `warp` does and cut at one half, float 0 or 1.
+    """A binary ``mask`` (B, 1, D, H, W) after `warp`, cut at one half: float 0 or 1.
 
-    Nearest neighbour would round each boundary by up to half a voxel more than the transform is wrong.
+    Sampling the nearest neighbour would shift boundaries by up to half a voxel beyond the error of the transform.
     """
     return (warp(mask, displacement) > 0.5).to(mask.dtype)
 
@@ -124,7 +124,7 @@ def warp_mask(mask: Tensor, displacement: Tensor) -> Tensor:
 def compose_dvf(first: Tensor, then: Tensor, size: Sequence[int]) -> Tensor:
     """The field of x -> phi(x + then(x)) with phi(x) = x + first(x), at the resolution of ``then``.
 
-    An image warped by ``first`` and after that by ``then`` is the image sampled once through this field.
+    An image warped by ``first`` and then by ``then`` is the image sampled once through this field.
 
     first, then : (B, 3, d, h, w) in voxels of the grid of ``size``, at its resolution or coarser ones
     """
@@ -135,17 +135,16 @@ def compose_dvf(first: Tensor, then: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def upsample(dvf: Tensor, size: Sequence[int]) -> Tensor:
-    """A field (B, 3, d, h, w), already in voxels of the grid of ``size``, at every voxel of that grid (linear)."""
+    """A field (B, 3, d, h, w) in voxels of the grid of ``size`` at every voxel of that grid, linearly interpolated."""
     if dvf.shape[2:] == torch.Size(size):
         return dvf
     return F.interpolate(dvf, size=tuple(size), mode="trilinear", align_corners=True)
 
 
 def smooth(volume: Tensor, sigma: float) -> Tensor:
-    """An image or field (B, C, D, H, W) convolved with a Gaussian of ``sigma`` of its voxels, cut at 3 sigma; 0: as it
-    is.
+    """An image or field (B, C, D, H, W) after a Gaussian of ``sigma`` voxels, cut off at 3 sigma; 0 changes nothing.
 
-    Beyond the border it continues as it ends there. Raises ValueError for a negative sigma.
+    Beyond the border the volume continues with its outermost values. Raises ValueError for a negative sigma.
     """
     if sigma < 0:
         raise ValueError(f"sigma of a Gaussian must not be negative, got {sigma}")
@@ -160,7 +159,7 @@ def smooth(volume: Tensor, sigma: float) -> Tensor:
 
 
 def _gaussian_matrix(n: int, sigma: float, like: Tensor) -> Tensor:
-    """(n, n): row i holds the weights of the voxels of a line that make up its smoothed voxel i."""
+    """(n, n): row i holds the weights by which a line's voxels enter its smoothed voxel i."""
     radius = math.ceil(3 * sigma)
     steps = torch.arange(-radius, radius + 1, device=like.device)
     kernel = torch.exp(-steps.to(like.dtype).square() / (2 * sigma**2))
@@ -169,20 +168,19 @@ def _gaussian_matrix(n: int, sigma: float, like: Tensor) -> Tensor:
 
 
 def gradients(dvf: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
-    """Forward differences of a field along z, y, x, per voxel of the grid of ``size``: three (B, 3, ...) tensors.
+    """Forward differences of a field along z, y, x, per voxel of the grid of ``size``: three tensors (B, 3, ...).
 
-    A field stored at a coarser resolution than ``size`` has samples (n-1)/(m-1) voxels apart; the differences are
-    divided by that.
+    The m samples of a field that is coarser than the n voxels of the grid lie (n - 1) / (m - 1) voxels apart, by which
+    the differences are divided.
     """
     steps = [(n - 1) / (m - 1) if m > 1 else 1.0 for n, m in zip(size, dvf.shape[2:], strict=True)]
     return tuple(torch.diff(dvf, dim=axis + 2) / step for axis, step in enumerate(steps))
 
 
 def jacobian_determinant(displacement: Tensor) -> Tensor:
-    """Determinant of the Jacobian of x -> x + displacement(x), (B, D-2, H-2, W-2), by central differences in the
-    interior.
+    """Determinant (B, D-2, H-2, W-2) of the Jacobian of x -> x + displacement(x) in the interior.
 
-    Computed on index axes, so the direction cosines of an image cannot enter.
+    By central differences along the index axes, so that the direction cosines of an image cannot enter.
     """
     centre = slice(1, -1)
     rows = []

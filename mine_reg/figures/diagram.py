@@ -106,7 +106,7 @@ def arrow(
     start: bool = False,
     colour: str = INK,
 ) -> None:
-    """Draw a line through ``points`` with a head at its end; ``start``: with a dot where it branches off another one."""
+    """Draw a line through ``points`` with a head at its end; ``start``: a dot where it branches off another."""
     width, style = (
         (0.4, "-|>,head_length=0.14,head_width=0.08") if small else (0.6, "-|>,head_length=0.25,head_width=0.12")
     )

@@ -83,7 +83,7 @@ def draw_affinenet(
     group(page, x, y, width, height, "AffineNet", BLUE)
     layers = trace(network, fixed, moving)
     convolutions = [layer for layer in layers if layer.size]
-    working = tuple(min(n, network.largest_size) for n in fixed.shape[2:])
+    working = tuple(network.averaged_size(fixed.shape[2:]))
     maps = [(layer.channels, layer.size) for layer in convolutions]
     maps.insert(0, (convolutions[0].inputs, working))
     dense = [layer.inputs for layer in layers if not layer.size] + [layers[-1].channels]

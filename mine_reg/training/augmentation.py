@@ -1,7 +1,6 @@
-"""What a training pair looks like each time it is drawn: shifted and flipped (section 2.4 of the paper), moved, cut,
-seen by another scanner.
+"""Random changes of a training pair: shifts and flips (section 2.4 of the paper), affine maps, cuts, other scanners.
 
-`AsInClinics` makes of the study's pairs such as clinics have them: scans that end too early, one lung alone, other
+With `AsInClinics` the study's pairs look as those of clinics do: scans that end too early, one lung alone, other
 windows and scanners.
 """
 
@@ -12,23 +11,21 @@ from torch.utils.data import Dataset
 
 DISTANCE = "fixed_lung_distance_mm"
 VOLUMES = ("fixed", "moving", "fixed_mask", "moving_mask", DISTANCE)
-VALIDATION_POINTS = (
-    "fixed_points",
-    "moving_points",
-    "spacing_mm",
-)  # for validation alone; pairs differ in their number
+VALIDATION_POINTS = ("fixed_points", "moving_points", "spacing_mm")  # not for batches: pairs differ in their number
 
 
 def shift_and_flip(volume: Tensor, shift: list[int], flips: list[int], outside: float = 0.0) -> Tensor:
-    """Augmentation of section 2.4 for (B, C, D, H, W): pad with ``outside`` (air) on one side, crop on the other, flip
-    axes."""
+    """A volume (B, C, D, H, W) shifted by voxels and flipped along axes, as in section 2.4.
+
+    That is: padded with ``outside`` (air) on one side, cropped on the other.
+    """
     # negative padding crops, so one call shifts by padding and cropping
     padding = [amount for step in reversed(shift) for amount in (step, -step)]
     return F.pad(volume, padding, value=outside).flip([axis + 2 for axis in flips])
 
 
 def augment(batch: dict, shift_voxels: int, flip_axes: list[int]) -> dict:
-    """One random shift and flip for all volumes (B, C, D, H, W) of a training batch, so that a pair stays a pair."""
+    """All volumes (B, C, D, H, W) of a batch under one random shift and flip, so that pairs stay pairs."""
     shift = torch.randint(-shift_voxels, shift_voxels + 1, (3,)).tolist()
     flips = [axis for axis in flip_axes if torch.rand(()) < 0.5]
     return {
@@ -40,9 +37,12 @@ def augment(batch: dict, shift_voxels: int, flip_axes: list[int]) -> dict:
 def random_affine(
     count: int, degrees: float, translation: float, scale: float, generator: torch.Generator | None = None
 ) -> Tensor:
-    """Random affine maps (count, 3, 4) in normalised coordinates, on the CPU: rotations up to ``degrees`` about each
-    axis, shifts up to ``translation`` of the half width, scaling by up to 1 +- ``scale`` along each axis. None: torch's
-    own random numbers."""
+    """Random affine maps (count, 3, 4) in `affine_grid` coordinates, on the CPU.
+
+    degrees, translation, scale : largest rotation about each axis, shift in half widths of the grid, and change of
+        scale along each axis
+    generator : None: torch's own random numbers
+    """
 
     def uniform(limit: float) -> Tensor:
         return (torch.rand(count, 3, generator=generator) * 2 - 1) * limit
@@ -55,16 +55,17 @@ def random_affine(
     return torch.cat([matrix, uniform(translation)[:, :, None]], dim=2)
 
 
-_CUT = 0.35  # of pairs; an image ends within the lungs on one side
-_DEPTH = 0.3  # of the grid's width, at most, is cut off
-_BOTH = 0.5  # of cuts hit both images, at depths of their own
-_STRENGTH = 0.1  # of the change of contrast
-_NOISE = 0.03  # SD at most, of the window's width
+_CUT = 0.35  # share of pairs in which an image ends within the lungs on one side
+_DEPTH = 0.3  # part of the grid's width that is cut off at most
+_BOTH = 0.5  # share of cuts that hit both images, at depths of their own
+_STRENGTH = 0.1  # largest change of the exponent of contrast
+_NOISE = 0.03  # largest SD, as part of the window's width
 
 
 class AsInClinics(Dataset):
-    """``pairs`` (dictionaries of (1, D, H, W) tensors, as `pair_data.PairDataset` gives them) with random cuts,
-    contrasts and noise.
+    """Training pairs with random cuts, contrasts and noise.
+
+    pairs : dictionaries of tensors (1, D, H, W), as `datasets.PairDataset` gives them
 
     Random numbers are torch's own, so that they follow the seed of the training.
     """
@@ -89,11 +90,15 @@ class AsInClinics(Dataset):
 
 
 def _chance(probability: float) -> bool:
+    """True with this probability."""
     return bool(torch.rand(()) < probability)
 
 
 def _cut(pair: dict, name: str, axis: int, end: int, depth: float) -> None:
-    """Beyond the end of a scan there is air, no lung, and nothing to look at."""
+    """End image ``name`` of a pair too early: beyond there is air, no lung, and nothing to look at.
+
+    axis : 0 to 2 for z, y, x; end : 1 cuts at the upper end, 0 at the lower; depth : part of the axis cut off
+    """
     volume = pair[name]
     n = volume.shape[axis + 1]
     count = round(depth * n)
@@ -105,7 +110,7 @@ def _cut(pair: dict, name: str, axis: int, end: int, depth: float) -> None:
 
 
 def _seen_by_another_scanner(image: Tensor) -> Tensor:
-    """Another slope of soft tissue, and noise where there is a body; air stays 0."""
+    """An image with another contrast of soft tissue, and noise where there is a body; air stays 0."""
     gamma = 1 + _STRENGTH * (2 * float(torch.rand(())) - 1)
     noisy = image.clamp_min(0) ** gamma + float(torch.rand(())) * _NOISE * torch.randn_like(image) * (image > 0)
     return noisy.clamp(0, 1)

@@ -1,8 +1,7 @@
-"""The similarity of a training loss: MINE, or one of those it is compared with, Parzen-window MI and local
-cross-correlation.
+"""Similarities for the training loss: MINE, and Parzen-window MI and local cross-correlation to compare it with.
 
-All three look at the same voxels of the fixed grid, sample the moving image there through the transform, and give a
-value that is higher for better registrations, with gradients into the transform.
+All three look at the same voxels of the fixed grid and sample the moving image there through the transform. The loss
+that each returns is lower for a better registration and sends gradients into the transform.
 """
 
 from collections.abc import Callable
@@ -13,11 +12,7 @@ from torch import Tensor, nn
 
 from mine_reg.losses import MineLoss, donsker_varadhan, effective_sample_size, scores
 from mine_reg.models import StatisticNet, local_contrast
-from mine_reg.spatial import (
-    grid_points,
-    sample_at,
-    voxel_points,
-)
+from mine_reg.spatial import grid_points, sample_at, voxel_points
 
 DESCRIPTORS = {"intensity": 1, "local_contrast": 2}  # channels of T's entrances
 _CONTRAST_SCALE = 0.3  # local contrast has a standard deviation of about 1, intensities of about 0.3
@@ -25,22 +20,23 @@ Transform = Callable[[Tensor], Tensor]  # fixed to moving points (B, N, 3) in vo
 
 
 def describe(image: Tensor, descriptor: str) -> Tensor:
-    """What T sees of an image (B, 1, D, H, W), as (B, DESCRIPTORS[descriptor], D, H, W)."""
+    """What T sees of an image (B, 1, D, H, W): (B, DESCRIPTORS[descriptor], D, H, W)."""
     return image if descriptor == "intensity" else torch.cat([image, _CONTRAST_SCALE * local_contrast(image)], dim=1)
 
 
 def _at_voxels(fixed: Tensor, moving: Tensor, chosen: Tensor, transform: Transform) -> tuple[Tensor, Tensor]:
-    """M(phi) and F, both (B, C, D, H, W), at voxels ``chosen`` (B, N): each (B, N, C)."""
+    """M(phi) and F at the voxels ``chosen`` (B, N) of the fixed grid, each (B, N, C), from images (B, C, D, H, W)."""
     moved = sample_at(moving, transform(voxel_points(chosen, fixed.shape[2:])))
     return moved, fixed.flatten(2).gather(2, chosen[:, None].expand(-1, fixed.shape[1], -1)).transpose(1, 2)
 
 
 class Mine(nn.Module):
-    """MINE (eq. 4) with the network ``statistic``; see `MineLoss` for the bounds.
+    """MINE (eq. 4) with the network ``statistic``.
 
-    descriptor : what T sees of a voxel: its ``intensity``, as in the paper, or the intensity and the ``local_contrast``
-        of its surroundings. The latter has a receptive field, but as it is computed before the voxels are shuffled, T
-        cannot tell the shuffled image by its texture
+    descriptor : what T sees of a voxel: ``intensity``, as in the paper, or ``local_contrast``, which adds that to the
+        intensity. It has a receptive field but is computed before the voxels are shuffled, so that T cannot tell the
+        shuffled image by its texture
+    bound, centring : see `MineLoss`
     """
 
     name = "mine"
@@ -54,11 +50,15 @@ class Mine(nn.Module):
     def forward(
         self, fixed: Tensor, moving: Tensor, chosen: Tensor, transform: Transform
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss, and diagnostics of the estimate, for images (B, 1, D, H, W) at voxels ``chosen`` (B, N) of the fixed
-        grid.
+        """The loss, and diagnostics by name.
 
-        ``mine`` is the estimate in nats (eq. 4, whatever the bound), ``log_partition`` log E[e^T] (0 when T is
-        centred), ``t_joint`` and ``t_marginal`` the mean scores, ``ess`` the effective sample size as a share of N.
+        fixed, moving : images (B, 1, D, H, W)
+        chosen : voxels (B, N) of the fixed grid
+        transform : the map from fixed to moving points
+
+        Of the diagnostics, ``mine`` is the estimate in nats (eq. 4, whatever the bound), ``log_partition`` is
+        log E[e^T] (0 when T is centred), ``t_joint`` and ``t_marginal`` are the mean scores, and ``ess`` is the
+        effective sample size as a share of N.
         """
         fixed, moving = (describe(image, self.descriptor) for image in (fixed, moving))
         joint, marginal = scores(self.statistic, *_at_voxels(fixed, moving, chosen, transform))
@@ -74,13 +74,13 @@ class Mine(nn.Module):
 
 
 class Parzen(nn.Module):
-    """Mutual information from a joint histogram with Gaussian Parzen windows (MONAI's), of the same voxels as MINE."""
+    """Mutual information from a joint histogram with Gaussian Parzen windows (MONAI's)."""
 
     name = "parzen"
 
     def __init__(self, bins: int = 32):
         super().__init__()
-        # here: MONAI takes two seconds to load, and MINE does without it
+        # imported here, since MONAI takes two seconds to load and MINE does without it
         from monai.losses import GlobalMutualInformationLoss
 
         self.information = GlobalMutualInformationLoss(num_bins=bins)
@@ -88,16 +88,15 @@ class Parzen(nn.Module):
     def forward(
         self, fixed: Tensor, moving: Tensor, chosen: Tensor, transform: Transform
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss and ``parzen``, the estimate in nats; arguments as of `Mine`."""
+        """The loss, and ``parzen``, the estimate in nats; arguments as of `Mine`."""
         loss = self.information(*(values[..., 0] for values in _at_voxels(fixed, moving, chosen, transform)))
         return loss, {"parzen": -loss.detach()}
 
 
 class Lncc(nn.Module):
-    """Local normalised cross-correlation (MONAI's), squared, in a window of ``width`` voxels, averaged over the same
-    voxels as MINE.
+    """Squared local normalised cross-correlation (MONAI's) in a window of ``width`` voxels, mean over the voxels.
 
-    Needs the whole moved image, since every voxel's window counts.
+    It needs the whole moved image, since each voxel's window counts.
     """
 
     name = "lncc"
@@ -112,7 +111,7 @@ class Lncc(nn.Module):
     def forward(
         self, fixed: Tensor, moving: Tensor, chosen: Tensor, transform: Transform
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss and ``lncc``, the mean squared correlation; arguments as of `Mine`."""
+        """The loss, and ``lncc``, the mean squared correlation; arguments as of `Mine`."""
         points = grid_points(fixed.shape[2:], fixed.device).expand(len(fixed), -1, -1)
         moved = sample_at(moving, transform(points)).transpose(1, 2).reshape(fixed.shape)
         loss = self.correlation(moved, fixed).flatten(1).gather(1, chosen).mean()
@@ -120,9 +119,9 @@ class Lncc(nn.Module):
 
 
 def make_similarity(cfg: SimpleNamespace, statistic: StatisticNet | None = None) -> torch.nn.Module:
-    """The similarity that ``cfg.similarity`` names, with T from an earlier stage (``statistic``) or a new one.
+    """The similarity that ``cfg.similarity`` names; ``statistic`` : the T to go on with, None: a new one.
 
-    Raises ValueError for an unknown name of similarity or descriptor, and for a T made for another descriptor.
+    Raises ValueError for an unknown similarity or descriptor, and for a T that was made for another descriptor.
     """
     if cfg.descriptor not in DESCRIPTORS:
         raise ValueError(f"unknown descriptor {cfg.descriptor!r}; choose from {', '.join(DESCRIPTORS)}")
