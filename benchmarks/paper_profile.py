@@ -179,7 +179,8 @@ report = {
 rows = []
 for loss in LOSSES:
     for network, epochs in zip(("affinenet", "deformnet"), arguments.epochs or (None, None), strict=True):
-        overrides = {"epochs": epochs, "precision": arguments.precision, "validate_every": 1 if epochs else None}
+        every = max(1, epochs // 4) if epochs else None
+        overrides = {"epochs": epochs, "precision": arguments.precision, "validate_every": every}
         report[f"{network}-{loss}"] = train(
             network,
             loss,

@@ -1,4 +1,4 @@
-"""benchmarks/paper_profile.py at toy size, in a process that has none of the packages that its machine may lack."""
+"""What runs on a GPU machine, at toy size in a process that has none of the packages that such a machine may lack."""
 
 import json
 import subprocess
@@ -43,3 +43,12 @@ def test_the_paper_profile_runs_without_itk_and_dvc_and_does_nothing_twice(run, 
         "deformnet-miregnet",
         "deformnet-midiceregnet",
     }
+
+
+def test_refinement_is_timed_without_itk(repository, tmp_path, bare_environment):
+    command = [sys.executable, str(repository / "benchmarks/refinement.py"), "--size=63", "--steps", "0", "4"]
+    out = ["--repeats", "1", "--out", str(tmp_path)]
+    subprocess.run([*command, *out], check=True, cwd=repository, env=bare_environment)
+    table = pd.read_csv(tmp_path / "refinement.csv")
+    assert table["steps"].tolist() == [0, 4] and (table["seconds"] > 0).all()
+    assert (table["tre_mm"] < table["tre_before_mm"]).all()
