@@ -136,8 +136,10 @@ def lab(folder, tmp_path):
 
 
 def _open_and_run(page, address: str) -> None:
-    """Open the notebook and Run > Run All Cells; again when nothing has started, as happens on a busy machine when the
-    page is not connected to its kernel yet."""
+    """Open the notebook and run all cells, again when nothing has started.
+
+    That happens on a busy machine when the page is not connected to its kernel yet.
+    """
     from playwright.sync_api import TimeoutError as NothingHappened
 
     for _ in range(4):

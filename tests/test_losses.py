@@ -35,8 +35,7 @@ def test_mine_finds_the_mutual_information_of_gaussians(rho, bound):
 
 
 def test_in_twenty_dimensions_mine_stays_a_lower_bound():
-    """It falls short of 2.9 nats (notebook 03 shows by how much), but must not exceed them, nor find any in independent
-    vectors."""
+    """It falls short of 2.9 nats (notebook 03), but must not exceed them, nor find any in independent vectors."""
     for rho, least in ((0.0, -0.05), (0.5, 1.0)):
         torch.manual_seed(1)
         value, _ = estimate_mutual_information(
@@ -148,8 +147,7 @@ def test_centring_penalises_the_log_partition():
 
 
 def test_the_moving_average_replaces_the_batch_in_the_gradient():
-    """Belghazi et al. (2018), eq. 12: the second term's gradient is that of E[e^T] divided by the average over past
-    batches."""
+    """Belghazi et al. (2018), eq. 12: the second term has the gradient of E[e^T] divided by the average so far."""
     loss = MineLoss("dv_ema", centring=0.0, decay=0.5)
     first, second = torch.zeros(1, 4), torch.full((1, 4), math.log(3.0), requires_grad=True)
     loss(torch.zeros(1, 4), first)  # the average begins as the first batch's: 1

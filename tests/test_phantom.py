@@ -33,8 +33,7 @@ def _sample(image, points_xyz, spacing_mm):
 
 
 def test_points_follow_the_images():
-    """Without noise and contrast, corresponding points have equal intensity: up to interpolation, and nothing else
-    has."""
+    """Without noise and contrast agent, corresponding points and no others have equal intensity."""
     pair = make_pair((96, 96, 96), 10 / 3, seed=3, noise=False, contrast=False)
     fixed = _sample(pair.fixed, pair.fixed_points_xyz, 10 / 3)
     moving = _sample(pair.moving, pair.moving_points_xyz, 10 / 3)

@@ -1,5 +1,4 @@
-"""Pairs from single CTs: motion that is invertible, points that follow the images, contrast that touches blood alone,
-any grid."""
+"""Pairs from single CTs: invertible motion, points that follow the images, contrast in blood alone, any grid."""
 
 import numpy as np
 import pytest
@@ -80,8 +79,7 @@ def test_every_motion_is_invertible_and_its_points_are_exact(scanned, seed):
 )
 @given(seed=st.integers(0, 2**32 - 1))
 def test_points_follow_the_images(fine, seed):
-    """Before noise and contrast, corresponding points are equally bright, up to interpolation; places that do not
-    correspond are not."""
+    """Before noise and contrast, corresponding points and no others are equally bright, up to interpolation."""
     scan = fine
     pair = simulate_pair(scan, seed, noise=False, contrast=False)
     fixed, moving = pair.fixed_points_xyz, pair.moving_points_xyz
@@ -120,8 +118,7 @@ def test_breathing_moves_the_diaphragm_and_neither_apex_nor_spine_nor_ribs(scann
 
 @pytest.mark.parametrize("enhanced", [False, True])
 def test_the_fixed_image_has_contrast_and_the_moving_one_has_not(scanned, scans, enhanced):
-    """Whichever the scan had: its blood is brightened in one image or darkened in the other, and lung, fat and bone
-    stay."""
+    """Blood is brightened in one image or darkened in the other, as the scan needs; lung, fat and bone stay."""
     scan = scanned[enhanced]
     assert scan.enhanced == enhanced == (blood_hu(*scans[enhanced]) > 100)
     changed, plain = (simulate_pair(scan, 8, noise=False, contrast=c) for c in (True, False))

@@ -61,8 +61,7 @@ def test_only_chosen_voxels_count():
 
 
 def test_local_contrast_is_sampled_like_the_image():
-    """T that answers with the contrast of the moved voxel alone: shifting image and transform against each other
-    changes nothing."""
+    """With a T that sees the moved voxel's contrast alone, shifting image and transform together changes nothing."""
     torch.manual_seed(0)
     image = torch.rand(1, 1, 20, 20, 30)
     chosen = torch.tensor([[7 * 600 + 9 * 30 + 12, 9 * 600 + 9 * 30 + 14]])

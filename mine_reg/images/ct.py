@@ -15,9 +15,9 @@ BODY_HU = -500  # between air, or lung, and soft tissue
 
 
 def read_clipped(path: str | Path, image: sitk.Image | None = None) -> sitk.Image:
-    """A CT as float32 HU, nothing below air; ``image`` is what ``itk.read_image`` has made of ``path`` already.
+    """A CT as float32 HU, nothing below air; ``image`` is what `read_image` has made of ``path`` already.
 
-    Raises what ``itk.read_image`` raises, and ValueError when no voxel is denser than lung.
+    Raises what `read_image` raises, and ValueError when no voxel is denser than lung.
     """
     image = sitk.Clamp(image or read_image(path), sitk.sitkFloat32, AIR_HU, 32767)
     if not sitk.GetArrayViewFromImage(image).max() >= BODY_HU:
@@ -28,7 +28,7 @@ def read_clipped(path: str | Path, image: sitk.Image | None = None) -> sitk.Imag
 def read_mask(path: str | Path, image: sitk.Image, name: str, owner: str | Path) -> sitk.Image:
     """A mask as float32 0 or 1 on the grid of ``image``; every label other than 0 (left and right lung, lobes) is lung.
 
-    name, owner : what messages call the mask and the image. Raises what ``itk.read_image`` raises, and ValueError when
+    name, owner : what messages call the mask and the image. Raises what `read_image` raises, and ValueError when
     the mask is on another grid or does not tell lung from the rest.
     """
     mask = read_image(path)
@@ -82,7 +82,7 @@ def read_lung_mask(given: Image, image: sitk.Image, name: str, owner: str) -> si
 def lung_mask(image: sitk.Image) -> sitk.Image:
     """Both lungs of a chest CT in HU, as uint8 0 or 1 on the image's own grid, any spacing and orientation.
 
-    See `lung_shape.find_lungs`. It is no expert's mask: consolidations at the pleura are left out, and parts of the
+    See `lungs.find_lungs`. It is no expert's mask: consolidations at the pleura are left out, and parts of the
     large bronchi may be in.
 
     Raises ValueError when there is nothing like lungs.

@@ -28,8 +28,8 @@ LEARNED_BY = ("models.py", "losses.py", "spatial.py", "training")  # code that d
 class PairData(L.LightningDataModule):
     """Training and validation pairs; with several processes each sees its share, in training a new one every epoch.
 
-    training, validation : datasets of dictionaries with tensors (C, D, H, W) named as in ``training.VOLUMES``, and for
-        validation, where there are points, those of ``training.POINTS``
+    training, validation : datasets of dictionaries with tensors (C, D, H, W) named as in `augmentation.VOLUMES`, and,
+        for validation where there are points, in `augmentation.VALIDATION_POINTS`
     identity : tells one set of pairs from another, for `fit` to know whether an interrupted training saw the same
     """
 
