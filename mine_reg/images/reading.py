@@ -1,42 +1,73 @@
 """Image files as they come, either whole and usable or refused in one sentence."""
 
-import gzip
-import zlib
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 
+from mine_reg.images.kinds import UNKNOWN, kind_of
+from mine_reg.images.metaimage import check_metaimage, metaimage_files
+from mine_reg.images.nifti import nifti_files, read_nifti
+from mine_reg.images.nrrd import check_nrrd, nrrd_files
+
 
 def read_image(path: str | Path) -> sitk.Image:
-    """One scalar 3D volume: a NIfTI, NRRD or MetaImage file, or a folder that holds one DICOM series.
+    """One scalar 3D volume: a NIfTI, NRRD or MetaImage file, a folder that holds one DICOM series, or an enhanced CT.
 
-    Raises FileNotFoundError when there is nothing at ``path``, and ValueError (one sentence naming the file) when it
-    cannot be read or is not a volume of finite numbers, with at least 4 voxels along each axis, on a rectangular grid
-    of plausible spacing.
+    The kind is known by the contents, not by the name. Raises FileNotFoundError when there is nothing at ``path``, and
+    ValueError (one sentence naming the file) when it cannot be read, is damaged, contradicts itself, or is not a volume
+    of finite numbers, with at least 4 voxels along each axis, on a rectangular grid of plausible spacing.
     """
-    image = read_or_explain(_read_dicom if Path(path).is_dir() else sitk.ReadImage, path)
-    if image.GetDimension() == 4 and image.GetSize()[3] == 1:  # many NIfTI writers add an empty time axis
+    path = Path(path)
+    try:
+        kind = kind_of(path)
+        return checked_volume(_READERS[kind](path), path)
+    except OSError as error:
+        if isinstance(error, FileNotFoundError) and not path.exists():
+            raise
+        reason = error.strerror or error
+        where = error.filename or path
+        raise ValueError(f"{where} cannot be read: {reason}; check the path and its permissions") from None
+    except MemoryError:
+        raise ValueError(f"{path} is damaged, or larger than the memory of this machine can hold") from None
+
+
+def image_files(path: str | Path) -> list[Path]:
+    """Everything that `read_image` reads for ``path``, itself first: the folder, or the file and that of its voxels.
+    What is kept of an image goes stale with any of them. Raises what `read_image` raises."""
+    path = Path(path)
+    kind = kind_of(path)
+    if kind == "NIfTI":
+        return [path, *(file for file in nifti_files(path) if file != path)]
+    return {"NRRD": nrrd_files, "MetaImage": metaimage_files}.get(kind, lambda path: [path])(path)
+
+
+def checked_volume(image: sitk.Image, name: str | Path) -> sitk.Image:
+    """The image, of 3 dimensions and one component. Raises ValueError as `read_image` does; ``name`` is what messages
+    call the image."""
+    if image.GetDimension() == 4 and image.GetSize()[3] == 1:
         image = image[:, :, :, 0]
     size = " x ".join(map(str, image.GetSize()))
     if image.GetDimension() != 3:
-        raise ValueError(f"{path} has {image.GetDimension()} dimensions ({size}); give a file with a single 3D volume")
+        raise ValueError(f"{name} has {image.GetDimension()} dimensions ({size}); give a file with a single 3D volume")
     if image.GetNumberOfComponentsPerPixel() != 1 or "complex" in image.GetPixelIDTypeAsString():
-        raise ValueError(f"{path} holds a {image.GetPixelIDTypeAsString()} per voxel; give a scalar image")
+        raise ValueError(f"{name} holds a {image.GetPixelIDTypeAsString()} per voxel; give a scalar image")
+    if "vector" in image.GetPixelIDTypeAsString():  # of one component
+        image = sitk.VectorIndexSelectionCast(image)
     if min(image.GetSize()) < 4:  # ITK's filters ask for as many
-        raise ValueError(f"{path} has only {size} voxels; a volume needs at least 4 along each axis")
-    _check_header(path, image)
-    if str(path).endswith((".nii", ".nii.gz")):
-        bad = _non_finite_in_nifti(Path(path), image)
-    else:
-        array = sitk.GetArrayViewFromImage(image)
-        bad = np.count_nonzero(~np.isfinite(array)) if array.dtype.kind == "f" else 0
+        raise ValueError(f"{name} has only {size} voxels; a volume needs at least 4 along each axis")
+    _check_grid(image, name)
+    array = sitk.GetArrayViewFromImage(image)
+    bad = np.count_nonzero(~np.isfinite(array)) if array.dtype.kind == "f" else 0
     if bad:
-        raise ValueError(f"{path} holds {bad} voxels that are NaN or infinite; replace them, e.g. by -1024 HU")
+        raise ValueError(
+            f"{name} holds {bad} voxels that are NaN or infinite; replace them, e.g. by -1024 HU, or by 0 in a mask"
+        )
     return image
 
 
 def read_or_explain(reader, path: str | Path):
+    """``reader(path)``, with what ITK says when it fails in one sentence that names the file."""
     if not Path(path).exists():
         raise FileNotFoundError(f"{path} does not exist")
     if Path(path).is_file() and Path(path).stat().st_size == 0:
@@ -52,81 +83,51 @@ def read_or_explain(reader, path: str | Path):
 
 _AXES = "the axes in its header are not at right angles; mend the header, or resample the image to a rectangular grid"
 _REASONS = {
-    "Unable to determine ImageIO reader": "it is no image of a known kind, or its beginning is damaged; give NIfTI, "
-    "NRRD, MetaImage or a folder with one DICOM series",
+    "Unable to determine ImageIO reader": UNKNOWN,
     "orthonormal direction": _AXES,
     "Bad direction, determinant is 0": _AXES,
     "Refusing to change spacing": "the spacing in its header is not above 0 along every axis; write it in mm",
 }
 
 
-def _check_header(path: str | Path, image: sitk.Image) -> None:
+def _read_checked(check, reader: str):
+    def read(path: Path) -> sitk.Image:
+        read_or_explain(lambda _: check(path), path)
+        return read_or_explain(lambda name: sitk.ReadImage(name, imageIO=reader), path)
+
+    return read
+
+
+def _read_folder(path: Path) -> sitk.Image:
+    from mine_reg.images.dicom import read_dicom_folder  # here: pydicom takes a while, and most images are no DICOM
+
+    return read_dicom_folder(path)
+
+
+def _read_dicom_file(path: Path) -> sitk.Image:
+    from mine_reg.images.dicom import read_dicom_file
+
+    return read_dicom_file(path)
+
+
+_READERS = {
+    "folder": _read_folder,
+    "DICOM": _read_dicom_file,
+    "NIfTI": read_nifti,
+    "NRRD": _read_checked(check_nrrd, "NrrdImageIO"),
+    "MetaImage": _read_checked(check_metaimage, "MetaImageIO"),
+}
+
+
+def _check_grid(image: sitk.Image, name: str | Path) -> None:
     spacing = image.GetSpacing()
     if not all(0.01 <= value <= 100 for value in spacing):
         raise ValueError(
-            f"{path} has voxels of {' x '.join(f'{value:g}' for value in spacing)} mm, which no CT of a "
+            f"{name} has voxels of {' x '.join(f'{value:g}' for value in spacing)} mm, which no CT of a "
             "chest has; mend the spacing in its header, in mm"
         )
     direction = np.reshape(image.GetDirection(), (3, 3))
-    if not np.allclose(direction.T @ direction, np.eye(3), atol=1e-3):
-        raise ValueError(f"{path} cannot be used: {_AXES}")
+    if not np.allclose(direction.T @ direction, np.eye(3), atol=5e-4):
+        raise ValueError(f"{name} cannot be used: {_AXES}")
     if not np.isfinite(image.GetOrigin()).all():
-        raise ValueError(f"{path} has an origin that is not finite; mend its header")
-
-
-def _read_dicom(folder: str) -> sitk.Image:
-    series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(folder)
-    if len(series) != 1:
-        raise ValueError(f"{folder} holds {len(series)} DICOM series; give a folder with exactly one")
-    files = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(folder, series[0])
-    image = sitk.ReadImage(files)
-    if image.HasMetaDataKey("ITK_non_uniform_sampling_deviation"):  # also set for mere rounding, and its value is lost
-        steps = _slice_steps(files)
-        if np.abs(steps - np.median(steps)).max() > 0.2 * np.median(steps):
-            raise ValueError(
-                f"{folder} holds a DICOM series whose slices are {steps.min():g} to {steps.max():g} mm "
-                "apart, so some are missing, damaged or doubled; give the complete series"
-            )
-    return image
-
-
-def _slice_steps(files) -> np.ndarray:
-    """Distances in mm between the slices of a DICOM series."""
-    positions, reader = [], sitk.ImageFileReader()
-    for file in files:
-        reader.SetFileName(file)
-        reader.ReadImageInformation()
-        positions.append(np.dot(reader.GetOrigin(), np.reshape(reader.GetDirection(), (3, 3))[:, 2]))
-    return np.diff(np.sort(positions))
-
-
-def _non_finite_in_nifti(path: Path, image: sitk.Image) -> int:
-    """NaN and infinite voxels of a NIfTI file, from its bytes; ValueError for a spacing that is not above 0, and when
-    the file ends too early.
-
-    The NIfTI library inside ITK hands out NaN as 0 HU and what a truncated file lacks as 0, without a word. For a
-    spacing of 0 or NaN it puts 1 mm, and it mirrors the image for a negative one.
-    """
-    kind, bits, offset = (int(float(image.GetMetaData(key))) for key in ("datatype", "bitpix", "vox_offset"))
-    missing, bad = image.GetNumberOfPixels() * bits // 8, 0
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
-            header = file.read(348)  # of NIfTI 1, the only one that ITK reads
-            order = "<" if int.from_bytes(header[:4], "little") == 348 else ">"
-            spacing = np.frombuffer(header, f"{order}f4", 3, 80)
-            file.seek(offset)
-            while missing > 0 and (chunk := file.read(min(missing, 2**24))):
-                missing -= len(chunk)
-                if kind in (16, 64):  # float32, float64
-                    whole = chunk[: len(chunk) // (bits // 8) * (bits // 8)]
-                    bad += np.count_nonzero(~np.isfinite(np.frombuffer(whole, f"{order}f{bits // 8}")))
-    except (EOFError, OSError, zlib.error) as error:
-        raise ValueError(f"{path} is damaged: {error}") from None
-    if not all(0 < value < np.inf for value in spacing):
-        raise ValueError(
-            f"{path} has the spacing {' x '.join(f'{value:g}' for value in spacing)} in its header "
-            "(pixdim); write the size of a voxel in mm, above 0"
-        )
-    if missing > 0:
-        raise ValueError(f"{path} is damaged: it ends {missing} bytes too early")
-    return bad
+        raise ValueError(f"{name} has an origin that is not finite; mend its header")
