@@ -9,10 +9,10 @@ export MALLOC_MMAP_MAX_ := 0
 export MALLOC_TRIM_THRESHOLD_ := 10000000000
 
 .DEFAULT_GOAL := help
-.PHONY: help repro ablation sweep table2 bench test test-fast check lab smoke book readme verify lock clean
+.PHONY: help repro ablation sweep table2 bench test test-fast test-killed check lab smoke book readme verify lock clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z0-9 ]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9 -]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' Makefile
 
 # In a fresh clone results/ and dvc.lock are there but data/ is not. Plain `dvc repro` would then skip every stage whose
 # inputs come out the same as in dvc.lock, and show the committed results instead of computing them; so runs are forced
@@ -45,6 +45,9 @@ test: check ## run every test, two files at a time, among them the whole study i
 
 test-fast: check ## run the tests that take no more than seconds
 	python -m pytest -n 2 --dist loadfile -m "not slow and not pipeline"
+
+test-killed: $(READY) ## kill register, batch, the study (smoke) and the sweep twenty times each, at any moment
+	MINE_REG_KILLS=20 python -m pytest -s tests/test_killed.py
 
 smoke: $(READY) ## run the whole study in the smoke profile, in a temporary copy, and check its outputs
 	python -m pytest -s -m pipeline
