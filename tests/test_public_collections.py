@@ -289,7 +289,7 @@ def test_empire10_says_what_is_missing_or_damaged(tmp_path):
         "empire10",
         folder,
         tmp_path / "out",
-        "scans/07_Fixed.mhd cannot be read",
+        "scans/07_Fixed.mhd is damaged",
         "scans/01_Moving.mhd is missing; add it, or take the files of empire10_01",
     )
 

@@ -112,7 +112,7 @@ def _grid(scan: ScanFiles, problems: list[str]) -> sitk.Image | None:
     try:
         image, mask = read_image(scan.image), read_image(scan.mask)
     except ValueError as error:
-        problems.append(f"{error}; unpack it again")
+        problems.append(str(error))
         return None
     if not same_grid(image, mask):
         problems.append(f"{scan.mask} is not on the voxel grid of {scan.image}; take the mask of this image")
