@@ -1,11 +1,12 @@
 """The command `mine-reg`. Heavy modules are imported inside the commands, so that --help is instant."""
 
 import sys
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from mine_reg.storage.sentences import plain_errors
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -16,6 +17,12 @@ app = typer.Typer(
         "COMMAND --help` explains a command."
     ),
 )
+
+
+_REFINE = typer.Option(min=0, help="At most so many steps of instance optimisation after the networks; 100 is plenty.")
+_DEVICE = typer.Option(help="cpu | cuda | cuda:N; by default a GPU where there is one.")
+_POINTS = "Points of the {} image: .csv with x,y,z in LPS mm, or 3D Slicer's .fcsv or .mrk.json."
+_PARTNERS = "Their partners, row by row."
 
 
 @app.callback()
@@ -31,14 +38,12 @@ def register(
     moving: Annotated[Path, typer.Argument(help="CT that is brought onto it.")],
     out: Annotated[Path, typer.Option(help="Folder for moved.nii.gz, the transform's files and report.json.")],
     weights: Annotated[str, typer.Option(help="Weights in the package, or a file of your own.")] = "midiceregnet",
-    refine: Annotated[
-        int, typer.Option(help="At most so many steps of instance optimisation after the networks; 100 is plenty.")
-    ] = 0,
-    device: Annotated[str | None, typer.Option(help="cpu | cuda; by default a GPU where there is one.")] = None,
+    refine: Annotated[int, _REFINE] = 0,
+    device: Annotated[str | None, _DEVICE] = None,
     fixed_mask: Annotated[Path | None, typer.Option(help="Lung mask of the fixed image, for the report.")] = None,
     moving_mask: Annotated[Path | None, typer.Option(help="Lung mask of the moving image, for the report.")] = None,
-    fixed_points: Annotated[Path | None, typer.Option(help="CSV x,y,z in LPS mm, for the report.")] = None,
-    moving_points: Annotated[Path | None, typer.Option(help="Their partners, row by row.")] = None,
+    fixed_points: Annotated[Path | None, typer.Option(help=_POINTS.format("fixed"))] = None,
+    moving_points: Annotated[Path | None, typer.Option(help=_PARTNERS)] = None,
     inverse: Annotated[
         bool, typer.Option("--inverse", help="Also write the inverse transform, and its error in the report.")
     ] = False,
@@ -52,7 +57,7 @@ def register(
     0GenericAffine.mat and 1Warp.nii.gz, which ANTs applies; dvf.nii.gz, the displacements in mm; and report.json. All
     map fixed to moving points.
     """
-    with _plain_errors():
+    with plain_errors():
         from mine_reg.pair_tool.files import register_files
 
         result = register_files(
@@ -85,10 +90,8 @@ def batch(
     manifest: Annotated[Path, typer.Argument(help="CSV table with one row per pair; see data_manifests/README.md.")],
     out: Annotated[Path, typer.Option(help="Folder that receives one folder per pair, and summary.csv.")],
     weights: Annotated[str, typer.Option(help="Weights in the package, or a file of your own.")] = "midiceregnet",
-    refine: Annotated[
-        int, typer.Option(help="At most so many steps of instance optimisation after the networks; 100 is plenty.")
-    ] = 0,
-    device: Annotated[str | None, typer.Option(help="cpu | cuda; by default a GPU where there is one.")] = None,
+    refine: Annotated[int, _REFINE] = 0,
+    device: Annotated[str | None, _DEVICE] = None,
     inverse: Annotated[bool, typer.Option("--inverse", help="Also write the inverse transforms.")] = False,
     learn2reg: Annotated[
         bool, typer.Option("--learn2reg", help="Also write displacement fields in Learn2Reg's form.")
@@ -98,7 +101,7 @@ def batch(
 
     Exit code 0 means that every pair was registered, 1 that some could not be; summary.csv says which and why.
     """
-    with _plain_errors():
+    with plain_errors():
         from mine_reg.pair_tool.files import register_manifest
 
         summary = register_manifest(manifest, out, inverse, learn2reg, weights=weights, refine=refine, device=device)
@@ -116,10 +119,16 @@ def apply(
     given: Annotated[
         Path,
         typer.Argument(
-            metavar="INPUT", help="Image or label in the moving space, or a CSV of points (x,y,z in LPS mm)."
+            metavar="INPUT",
+            help="Image or label in the moving space, or points: .csv with x,y,z in LPS mm, .fcsv or .mrk.json.",
         ),
     ],
-    out: Annotated[Path, typer.Argument(help="File to write.")],
+    out: Annotated[
+        Path,
+        typer.Argument(
+            help="File to write: .nii.gz, .nii, .nrrd or .mha; for points .csv, .fcsv or .mrk.json, in LPS."
+        ),
+    ],
     reference: Annotated[
         Path | None, typer.Option(help="Image on whose grid the result lies: the fixed image. Not for points.")
     ] = None,
@@ -129,10 +138,11 @@ def apply(
 
     Images go from the moving to the fixed space. Points go with the transform, from the fixed to the moving space.
     """
-    with _plain_errors():
+    with plain_errors():
+        from mine_reg.images.points import is_points_file
         from mine_reg.pair_tool.files import apply_to_image, apply_to_points
 
-        if given.suffix == ".csv":
+        if is_points_file(given):
             apply_to_points(transform, given, out)
         elif reference is None:
             raise ValueError("an image needs --reference, the image on whose grid the result is to lie")
@@ -151,21 +161,24 @@ def evaluate(
     ],
     fixed_mask: Annotated[Path | None, typer.Option(help="Lung mask of the fixed image.")] = None,
     moving_mask: Annotated[Path | None, typer.Option(help="Lung mask of the moving image.")] = None,
-    fixed_points: Annotated[Path | None, typer.Option(help="CSV x,y,z in LPS mm.")] = None,
-    moving_points: Annotated[Path | None, typer.Option(help="Their partners, row by row.")] = None,
+    fixed_points: Annotated[Path | None, typer.Option(help=_POINTS.format("fixed"))] = None,
+    moving_points: Annotated[Path | None, typer.Option(help=_PARTNERS)] = None,
     out: Annotated[Path | None, typer.Option(help="JSON file for the numbers.")] = None,
 ) -> None:
     """Measure a transform, of this program or another: overlap and surface distances with masks, landmark error with
     points, folding always."""
-    with _plain_errors():
-        import json
-
+    with plain_errors():
         from mine_reg.pair_tool.report import evaluate as evaluate_transform
+        from mine_reg.storage.writing import check_place, write_json
 
+        inputs = (fixed, moving, *transform, fixed_mask, moving_mask, fixed_points, moving_points)
+        if out is not None:
+            if out.resolve() in [path.resolve() for path in inputs if path is not None]:
+                raise ValueError(f"{out} is read and would be replaced by the numbers; write to another file")
+            check_place(out)
         report = evaluate_transform(fixed, moving, transform, fixed_mask, moving_mask, fixed_points, moving_points)
         if out is not None:
-            out.parent.mkdir(parents=True, exist_ok=True)
-            out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+            write_json(report, out)
     for name, value in report.items():
         print(f"{name:32s} {value:10.4f}")
 
@@ -180,7 +193,7 @@ def check(
     Prints what was found, then every problem that makes the table unusable, and warnings about likely mistakes.
     Exit code 0 means that the table can be used, 1 that it cannot.
     """
-    with _plain_errors():
+    with plain_errors():
         from mine_reg.pairs.check import check_manifest
 
         table, problems, warnings = check_manifest(manifest, workers)
@@ -203,7 +216,7 @@ def manifest(
     out: Annotated[Path, typer.Argument(help="Folder to make; it receives manifest.csv and what belongs to it.")],
 ) -> None:
     """Write the manifest of a public collection that you have downloaded."""
-    with _plain_errors():
+    with plain_errors():
         from mine_reg.pairs.public_collections import make_manifest
 
         pairs = make_manifest(collection, folder, out)
@@ -240,7 +253,7 @@ def train(
 
     Start it again after an interruption and it goes on from the last validation.
     """
-    with _plain_errors():
+    with plain_errors(until_stopped=False):
         from mine_reg.training.datasets import train_network
 
         result = train_network(network, out, pairs, affinenet, profile, setting or [])
@@ -249,17 +262,6 @@ def train(
             f"{out} holds the trained {network}: validation loss {result['val_loss']:.4f}, "
             f"{result['skipped_steps']} steps skipped"
         )
-
-
-@contextmanager
-def _plain_errors():
-    """An error that the user can mend is a sentence on stderr and exit code 1, without a traceback."""
-    try:
-        yield
-    except (ValueError, OSError, RuntimeError) as error:
-        system = isinstance(error, OSError) and error.filename  # else "[Errno 2] ..."
-        print(f"Error: {error.filename}: {error.strerror}" if system else f"Error: {error}", file=sys.stderr)
-        raise typer.Exit(1) from None
 
 
 if __name__ == "__main__":

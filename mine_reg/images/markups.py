@@ -46,12 +46,11 @@ def parse_fcsv(text: str) -> PointList:
     at = [columns.index(name) for name in "xyz"]
     xyz, labels = [], []
     for row, cells in lines:
-        if len(cells) <= max(at):
-            raise ValueError(f"is damaged at {row}: it has {len(cells)} values, and x, y, z are wanted")
+        if len(cells) < len(columns):
+            raise ValueError(f"is damaged at {row}: it has {len(cells)} values for {len(columns)} columns")
         placed = len(cells) <= _STATUS or cells[_STATUS].strip() in ("2", "")  # "positionDefined"
         xyz.append([_number(cells[i], row) for i in at] if placed else [np.nan] * 3)
-        label = columns.index("label") if "label" in columns else len(cells)
-        labels.append(cells[label].strip() if label < len(cells) else "")
+        labels.append(cells[columns.index("label")].strip() if "label" in columns else "")
     return PointList(np.reshape(xyz, (-1, 3)) * to_lps, labels, [row for row, _ in lines])
 
 

@@ -23,12 +23,12 @@ def doubts_about_points(fixed: np.ndarray, moving: np.ndarray, transform: sitk.T
     chosen = np.unique(np.linspace(0, len(fixed) - 1, min(_MOST, len(fixed))).astype(int))
     backwards = moving[::-1][chosen]
     fixed, moving = fixed[chosen], moving[chosen]
-    other_ways = {
-        "the rows of one of the point files are in reverse order": (fixed, backwards),
-        "the fixed points are in RAS": (fixed * _RAS, moving),
-        "the moving points are in RAS": (fixed, moving * _RAS),
-    }
-    if transform is not None:
+    other_ways = {"the rows of one of the point files are in reverse order": (fixed, backwards)}
+    if transform is None:
+        other_ways["one of the point files is in RAS"] = (fixed * _RAS, moving)
+    else:
+        other_ways["the fixed points are in RAS"] = (fixed * _RAS, moving)
+        other_ways["the moving points are in RAS"] = (fixed, moving * _RAS)
         other_ways["both point files are in RAS"] = (fixed * _RAS, moving * _RAS)
         other_ways["fixed and moving points are swapped"] = (moving, fixed)
     given = _mean_distance(fixed, moving, transform)

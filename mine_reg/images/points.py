@@ -27,7 +27,7 @@ def is_points_file(path: str | Path) -> bool:
 
 def check_points_name(path: str | Path) -> None:
     """Raises ValueError when points cannot be written under this name."""
-    if not str(path).lower().endswith(WRITTEN):
+    if not (name := Path(path).name.lower()).endswith(WRITTEN) or name in WRITTEN:
         *most, last = WRITTEN
         raise ValueError(f"{path} has no ending of points that can be written; end it in {', '.join(most)} or {last}")
 
@@ -35,7 +35,18 @@ def check_points_name(path: str | Path) -> None:
 def read_points(path: str | Path) -> np.ndarray:
     """Points (N, 3) float64, x, y, z in LPS millimetres. Raises what `read_point_list` raises; warns of points that
     were named but never placed, which are left out."""
-    return _placed(path, read_point_list(path)).xyz
+    return placed_points(path, read_point_list(path)).xyz
+
+
+def placed_points(name: str | Path, points: PointList) -> PointList:
+    """``points`` without those that were named but never placed, of which a warning is given; ``name`` is what it calls
+    the file. Raises ValueError when none is left."""
+    placed = np.isfinite(points.xyz).all(1)
+    if placed.all():
+        return points
+    _say_missing(str(name), points, placed)
+    kept = np.flatnonzero(placed)
+    return PointList(points.xyz[kept], [points.labels[i] for i in kept], [points.rows[i] for i in kept])
 
 
 def read_point_list(path: str | Path) -> PointList:
@@ -129,15 +140,6 @@ def _refuse_other_order(fixed_name: str, fixed: PointList, moving_name: str, mov
             )
 
 
-def _placed(path: str | Path, points: PointList) -> PointList:
-    placed = np.isfinite(points.xyz).all(1)
-    if placed.all():
-        return points
-    _say_missing(str(path), points, placed)
-    keep = np.flatnonzero(placed)
-    return PointList(points.xyz[keep], [points.labels[i] for i in keep], [points.rows[i] for i in keep])
-
-
 def _say_missing(where: str, points: PointList, placed: np.ndarray) -> None:
     if not placed.any():
         raise ValueError(f"{where}: none of the {len(placed)} points has been placed")
@@ -161,7 +163,8 @@ def _from_table(path: Path) -> PointList:
         raise ValueError("has no header; its first row must name the columns x, y, z")
     if not {*_AXES} <= {*table.columns}:
         raise ValueError(
-            f"has the columns {', '.join(table.columns)}; points need x, y, z, separated with commas, semicolons or tabs"
+            f"has the columns {', '.join(table.columns)}; points need x, y, z, separated with commas, semicolons or "
+            "tabs"
         )
     at = [table.columns.index(axis) for axis in _AXES]
     comma = _decimal_comma(table, at)

@@ -12,8 +12,10 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
+from mine_reg.images.fields import is_field_file, read_field
 from mine_reg.images.geometry import displacement_voxels, voxels_to_points
-from mine_reg.images.reading import read_or_explain
+from mine_reg.images.transform_files import read_transform_file
+from mine_reg.images.writing import write_image, write_transform_file
 from mine_reg.spatial import jacobian_determinant
 
 
@@ -23,11 +25,7 @@ def read_ants_transform(warp_path: str | Path | None, affine_path: str | Path) -
     ANTs lists [warp, affine] and pulls the moving image through the affine last, so a fixed point meets the warp first.
     ``warp_path`` None reads an affine or rigid result. Raises FileNotFoundError, or ValueError that names the file.
     """
-    transforms = [read_or_explain(sitk.ReadTransform, affine_path)]
-    if warp_path is not None:
-        field = sitk.Cast(read_or_explain(sitk.ReadImage, warp_path), sitk.sitkVectorFloat64)
-        transforms.append(sitk.DisplacementFieldTransform(field))
-    return sitk.CompositeTransform(transforms)
+    return read_transforms([affine_path] if warp_path is None else [warp_path, affine_path])
 
 
 ITK_FILE, ANTS_AFFINE, ANTS_WARP, ANTS_INVERSE_WARP = (
@@ -46,9 +44,9 @@ def write_transform(transform: sitk.CompositeTransform, folder: Path) -> None:
     results.
     """
     affine, field = _parts(transform)
-    sitk.WriteTransform(transform, str(folder / ITK_FILE))
-    sitk.WriteTransform(affine, str(folder / ANTS_AFFINE))
-    sitk.WriteImage(_field_image(field), str(folder / ANTS_WARP))
+    write_transform_file(transform, folder / ITK_FILE)
+    write_transform_file(affine, folder / ANTS_AFFINE)
+    write_image(_field_image(field), folder / ANTS_WARP)
 
 
 def write_inverse(transform: sitk.CompositeTransform, folder: Path) -> dict[str, float]:
@@ -57,10 +55,9 @@ def write_inverse(transform: sitk.CompositeTransform, folder: Path) -> dict[str,
     ANTs is given ``transformlist=[0GenericAffine.mat, 1InverseWarp.nii.gz], whichtoinvert=[True, False]``.
     """
     inverse = inverted(transform)
-    sitk.WriteTransform(inverse, str(folder / INVERSE_FILE))
-    sitk.WriteImage(
-        _field_image(sitk.DisplacementFieldTransform(inverse.GetNthTransform(0))), str(folder / ANTS_INVERSE_WARP)
-    )
+    write_transform_file(inverse, folder / INVERSE_FILE)
+    field = sitk.DisplacementFieldTransform(inverse.GetNthTransform(0))
+    write_image(_field_image(field), folder / ANTS_INVERSE_WARP)
     return inverse_error(transform, inverse)
 
 
@@ -72,40 +69,23 @@ def write_learn2reg(transform: sitk.Transform, fixed: sitk.Image, moving: sitk.I
         component = sitk.GetImageFromArray(values.numpy())
         component.CopyInformation(fixed)
         components.append(component)
-    sitk.WriteImage(sitk.JoinSeries(components), str(path), True)
+    write_image(sitk.JoinSeries(components), path)
 
 
-def read_transform(path: Path) -> sitk.Transform:
-    """A transform from a file that ITK can read. Raises FileNotFoundError, or ValueError that names the file."""
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{path} does not exist; give the {ITK_FILE} that `mine-reg register` has written")
-    try:
-        return sitk.ReadTransform(str(path))
-    except RuntimeError:
-        raise ValueError(
-            f"{path} is not a transform that ITK can read; give the {ITK_FILE} that `mine-reg register` has written"
-        ) from None
+def read_transform(path: str | Path) -> sitk.Transform:
+    """A transform of 3 dimensions from a file: one of ITK's, or a displacement field in LPS mm.
 
-
-def read_transforms(paths: Sequence[Path]) -> sitk.Transform:
-    """Several files as one map, in the order of ANTs: a fixed point meets the first one first. Images of three
-    components are displacement fields in LPS mm.
-
-    Raises FileNotFoundError, or ValueError that names the file.
+    Raises FileNotFoundError, or ValueError, one sentence that names the file, for one that is damaged, of another kind
+    or dimension, not finite, or that squashes space flat.
     """
+    return sitk.DisplacementFieldTransform(read_field(path)) if is_field_file(path) else read_transform_file(path)
+
+
+def read_transforms(paths: Sequence[str | Path]) -> sitk.CompositeTransform:
+    """Several files as one map, in the order of ANTs: a fixed point meets the first one first. Raises what
+    `read_transform` raises."""
     # SimpleITK's composite applies the last of its list first
-    return sitk.CompositeTransform([_read_field(path) or read_transform(path) for path in map(Path, reversed(paths))])
-
-
-def _read_field(path: Path) -> sitk.DisplacementFieldTransform | None:
-    if not path.is_file() or path.suffix not in (".gz", ".nii", ".nrrd", ".mha"):
-        return None
-    field = sitk.ReadImage(str(path))
-    if field.GetDimension() != 3 or field.GetNumberOfComponentsPerPixel() != 3:
-        raise ValueError(
-            f"{path} is no displacement field: it needs 3 dimensions and 3 components per voxel, in LPS mm"
-        )
-    return sitk.DisplacementFieldTransform(sitk.Cast(field, sitk.sitkVectorFloat64))
+    return sitk.CompositeTransform([read_transform(path) for path in reversed(paths)])
 
 
 def inverted(transform: sitk.CompositeTransform) -> sitk.CompositeTransform:
@@ -117,7 +97,10 @@ def inverted(transform: sitk.CompositeTransform) -> sitk.CompositeTransform:
     grid = field.GetDisplacementField()
     # not SimpleITK's own determinant, which takes the components for those along the index axes
     if folded := int((jacobian_determinant(displacement_voxels(field, grid, grid)) <= 0).sum()):
-        raise ValueError(f"the transform folds space at {folded} voxels of its field and so has no inverse there")
+        raise ValueError(
+            f"the transform folds space at {folded} voxels of its field and so has no inverse there; leave the inverse "
+            "out"
+        )
     inverse = sitk.InvertDisplacementField(
         grid,
         maximumNumberOfIterations=100,
@@ -158,13 +141,14 @@ def apply_transform(
     """
     if outside is None:
         outside = 0.0 if label else float(sitk.GetArrayViewFromImage(image).min())
-    interpolator = sitk.sitkNearestNeighbor if label else sitk.sitkLinear
-    moved = sitk.Resample(
-        image, fixed, transform, interpolator, outside, image.GetPixelID() if label else sitk.sitkFloat32
-    )
-    if not label and "float" not in image.GetPixelIDTypeAsString():
-        moved = sitk.Cast(sitk.Round(moved), image.GetPixelID())
-    return moved
+    if label:
+        return sitk.Resample(image, fixed, transform, sitk.sitkNearestNeighbor, outside, image.GetPixelID())
+    kind = sitk.sitkFloat32 if image.GetPixelID() in _EXACT_IN_FLOAT32 else sitk.sitkFloat64
+    moved = sitk.Resample(image, fixed, transform, sitk.sitkLinear, outside, kind)
+    return moved if image.GetPixelID() == kind else sitk.Cast(sitk.Round(moved), image.GetPixelID())
+
+
+_EXACT_IN_FLOAT32 = (sitk.sitkInt8, sitk.sitkUInt8, sitk.sitkInt16, sitk.sitkUInt16, sitk.sitkFloat32)
 
 
 def _parts(transform: sitk.CompositeTransform) -> tuple[sitk.AffineTransform, sitk.DisplacementFieldTransform]:

@@ -8,9 +8,10 @@ import os
 import resource
 import shutil
 import sys
+import tempfile
 import threading
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ _CHUNK = 2**22
 
 def check_image_name(path: str | Path) -> None:
     """Raises ValueError when the name does not end in one of SUFFIXES."""
-    if not str(path).lower().endswith(SUFFIXES):
+    if not (name := Path(path).name.lower()).endswith(SUFFIXES) or name in SUFFIXES:
         *most, last = SUFFIXES
         raise ValueError(f"{path} has no ending of an image that can be written; end it in {', '.join(most)} or {last}")
 
@@ -63,42 +64,51 @@ def write_transform_file(transform: sitk.Transform, path: str | Path) -> None:
             _say_why(beside, size)
 
 
+def parts_of(transform: sitk.Transform) -> list[sitk.Transform]:
+    """What a transform is composed of, itself when it is not composed."""
+    if transform.GetTransformEnum() != sitk.sitkComposite:
+        return [transform]
+    composite = sitk.CompositeTransform(transform)
+    numbers = range(composite.GetNumberOfTransforms())
+    return [part for number in numbers for part in parts_of(composite.GetNthTransform(number))]
+
+
 def fields_of(transform: sitk.Transform) -> list[sitk.Image]:
     """The displacement fields in a transform, as images."""
-    kind = transform.GetTransformEnum()
-    if kind == sitk.sitkComposite:
-        composite = sitk.CompositeTransform(transform)
-        parts = [composite.GetNthTransform(number) for number in range(composite.GetNumberOfTransforms())]
-        return [field for part in parts for field in fields_of(part)]
-    return [sitk.DisplacementFieldTransform(transform).GetDisplacementField()] if kind in _FIELDS else []
+    fields = [part for part in parts_of(transform) if part.GetTransformEnum() == sitk.sitkDisplacementField]
+    return [sitk.DisplacementFieldTransform(part).GetDisplacementField() for part in fields]
 
 
-_FIELDS = (sitk.sitkDisplacementField,)
 _quiet = threading.Lock()
-_quiet_blocks, _stderr = 0, None
+_quiet_blocks, _stderr, _log = 0, None, None
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Nothing that C libraries write to stderr is seen: HDF5, NIfTI and MetaImage put many lines there before ITK
-    raises its error, from which one sentence is made."""
-    global _quiet_blocks, _stderr
+def quiet() -> Iterator[Callable[[], str]]:
+    """What C libraries write to stderr is not seen: HDF5, NIfTI and MetaImage put many lines there before ITK raises
+    its error, from which one sentence is made. Yields a function that returns what they have written."""
+    global _quiet_blocks, _stderr, _log
     with _quiet:
         _quiet_blocks += 1
         if _quiet_blocks == 1:
             sys.stderr.flush()
-            with contextlib.suppress(OSError), open(os.devnull, "w") as nowhere:  # a daemon may have closed its stderr
+            _log = tempfile.TemporaryFile()  # noqa: SIM115 - several threads share it
+            with contextlib.suppress(OSError):  # a daemon may have closed its stderr
                 _stderr = os.dup(2)
-                os.dup2(nowhere.fileno(), 2)
+                os.dup2(_log.fileno(), 2)
+        log = _log
+        begin = log.seek(0, os.SEEK_END)
     try:
-        yield
+        yield lambda: os.pread(log.fileno(), 2**20, begin).decode("utf-8", "replace")
     finally:
         with _quiet:
             _quiet_blocks -= 1
-            if not _quiet_blocks and _stderr is not None:
-                os.dup2(_stderr, 2)
-                os.close(_stderr)
-                _stderr = None
+            if not _quiet_blocks:
+                if _stderr is not None:
+                    os.dup2(_stderr, 2)
+                    os.close(_stderr)
+                _log.close()
+                _stderr = _log = None
 
 
 def _holds(path: Path, image: sitk.Image) -> bool:

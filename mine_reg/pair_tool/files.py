@@ -1,17 +1,27 @@
-"""What `mine-reg register` and `mine-reg apply` do: files in, files out."""
+"""What `mine-reg register`, `batch` and `apply` do: files in, files out."""
 
+import contextlib
 import json
-import math
+import os
+import warnings
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import SimpleITK as sitk
 from tqdm import tqdm
 
-from mine_reg.images.points import read_points
-from mine_reg.images.reading import read_image
+from mine_reg.images.markups import PointList
+from mine_reg.images.points import check_points_name, placed_points, read_point_list, write_points
+from mine_reg.images.reading import image_files, read_image
 from mine_reg.images.transforms import (
+    ANTS_AFFINE,
+    ANTS_INVERSE_WARP,
+    ANTS_WARP,
+    INVERSE_FILE,
+    ITK_FILE,
     LEARN2REG_FILE,
     apply_transform,
     map_points,
@@ -20,16 +30,21 @@ from mine_reg.images.transforms import (
     write_learn2reg,
     write_transform,
 )
+from mine_reg.images.writing import check_image_name, write_image
+from mine_reg.pair_tool.device import chosen_device
 from mine_reg.pair_tool.register import Result, register
 from mine_reg.pairs.manifest import read_manifest
 from mine_reg.storage.results import code, digest, keep
-from mine_reg.storage.writing import whole_file, write_csv
-from mine_reg.training.weights import weights_path
+from mine_reg.storage.sentences import one_sentence
+from mine_reg.storage.writing import check_place, write_csv, write_json
+from mine_reg.training.weights import load_weights_file, weights_path
 
-REPORT = "report.json"
+REPORT, MOVED, FIELD = "report.json", "moved.nii.gz", "dvf.nii.gz"
+ALL_FILES = (MOVED, FIELD, ITK_FILE, ANTS_AFFINE, ANTS_WARP, ANTS_INVERSE_WARP, INVERSE_FILE, LEARN2REG_FILE, REPORT)
 FURTHER = ("fixed_mask", "moving_mask", "fixed_points", "moving_points")  # columns of a manifest beside the images
 DECIDING = ("models.py", "losses.py", "spatial.py", "registration.py", "images", "pair_tool")  # code of a registration
 DECIDING += ("training/weights.py", "training/similarity.py")
+_FEW_LABELS = 64
 
 
 def register_files(
@@ -48,8 +63,10 @@ def register_files(
         None returned
     options : as of `register`
 
-    Files of an earlier result are replaced or removed. Nothing is written when anything fails.
+    Files of an earlier result are replaced or removed. Nothing is written when anything fails. Raises ValueError when
+    the result would replace what it is made from, and OSError that names the file.
     """
+    _refuse_replacing(out, [fixed, moving, *(options.get(name) for name in FURTHER)])
     results = []
 
     def make(folder: Path) -> None:
@@ -60,26 +77,19 @@ def register_files(
         if learn2reg:
             write_learn2reg(result.transform, result.moved, read_image(moving), folder / LEARN2REG_FILE)
         result.report |= {"fixed": str(Path(fixed).resolve()), "moving": str(Path(moving).resolve())}
-        (folder / REPORT).write_text(json.dumps(_finite(result.report), indent=2) + "\n", encoding="utf-8")
+        write_json(result.report, folder / REPORT)
         results.append(result)
 
-    keep(out, key, make)
+    keep(out, key, make, names=ALL_FILES)
     return results[0] if results else None
-
-
-def _finite(report: dict) -> dict:
-    """JSON has no infinity and no NaN."""
-    return {
-        name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in report.items()
-    }
 
 
 def write_result(result: Result, folder: Path) -> None:
     """``moved.nii.gz``, ``dvf.nii.gz`` and the files of `transforms.write_transform`."""
     with ThreadPoolExecutor() as at_once:  # SimpleITK compresses outside Python's lock, each file on one core
         written = [
-            at_once.submit(sitk.WriteImage, result.moved, str(folder / "moved.nii.gz"), True),
-            at_once.submit(sitk.WriteImage, result.dvf, str(folder / "dvf.nii.gz"), True),
+            at_once.submit(write_image, result.moved, folder / MOVED),
+            at_once.submit(write_image, result.dvf, folder / FIELD),
             at_once.submit(write_transform, result.transform, folder),
         ]
     for file in written:
@@ -87,27 +97,50 @@ def write_result(result: Result, folder: Path) -> None:
 
 
 def apply_to_image(transform: Path, image: Path, reference: Path, out: Path, label: bool) -> None:
-    """Write ``image``, in the moving space, on the grid of ``reference``, the fixed image, at its full resolution."""
-    moved = apply_transform(read_image(image), read_image(reference), read_transform(transform), label)
-    with whole_file(out) as beside:
-        sitk.WriteImage(moved, str(beside), True)
+    """Write ``image``, in the moving space, on the grid of ``reference``, the fixed image, at its full resolution.
+
+    Raises ValueError when ``out`` has no ending that can be written or is one of the others, FileNotFoundError, and
+    OSError that names the file; and warns of labels that would be blurred.
+    """
+    check_image_name(out)
+    _refuse_same(out, (transform, image, reference))
+    check_place(out)
+    given = read_image(image)
+    if not label and _looks_like_labels(given):
+        warnings.warn(f"{image} looks like a label map, whose values are blurred without --label", stacklevel=2)
+    write_image(apply_transform(given, read_image(reference), read_transform(transform), label), out)
 
 
 def apply_to_points(transform: Path, points: Path, out: Path) -> None:
-    """Write the points of a CSV (x, y, z in LPS mm) after the transform: fixed points become moving points."""
-    moved = map_points(read_transform(transform), read_points(points))
-    write_csv(pd.DataFrame(moved, columns=list("xyz")), out, float_format="%.4f")
+    """Write the points of a file after the transform, as the ending of ``out`` says: fixed points become moving
+    points. Raises as `apply_to_image` does, and warns of points that were never placed, which are left out."""
+    check_points_name(out)
+    _refuse_same(out, (transform, points))
+    check_place(out)
+    given = placed_points(points, read_point_list(points))
+    write_points(PointList(map_points(read_transform(transform), given.xyz), given.labels, given.rows), out)
 
 
 def register_manifest(
-    manifest: Path, out: Path, inverse: bool = False, learn2reg: bool = False, **options
+    manifest: Path,
+    out: Path,
+    inverse: bool = False,
+    learn2reg: bool = False,
+    weights: str | Path = "midiceregnet",
+    **options,
 ) -> pd.DataFrame:
     """Register every pair of a manifest, each into a folder of ``out`` with its name, and write ``out/summary.csv``.
 
     A pair that is already there from the same contents and options is not done again; one that fails gets its sentence
-    in the column ``error`` and does not stop the others. Returns the summary, one row per pair.
+    in the column ``error`` and does not stop the others. Returns the summary, one row per pair. Raises what
+    `read_manifest` raises, and ValueError or OSError when no pair could be registered so: for weights or a device that
+    are not there, or an ``out`` that cannot be written to.
     """
-    table, rows = read_manifest(manifest), []
+    table, rows, summary = read_manifest(manifest), [], Path(out) / "summary.csv"
+    chosen_device(options.get("device"))
+    load_weights_file(weights)
+    check_place(summary)
+    options["weights"] = weights
     for row in tqdm(table.to_dict("records"), desc="register", unit="pair"):
         folder = Path(out) / row["pair_id"]
         given = {name: Path(row[name]) if row[name] else None for name in FURTHER}
@@ -117,15 +150,51 @@ def register_manifest(
             register_files(Path(row["fixed"]), Path(row["moving"]), folder, inverse, learn2reg, key, **given, **options)
             report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
         except Exception as problem:  # noqa: BLE001 - whatever is wrong with one pair, the others are registered
-            error = str(problem).strip().splitlines()[-1]
+            error = one_sentence(problem)
         numbers = {name: value for name, value in report.items() if isinstance(value, float)}
         warned = "; ".join(report.get("warnings", []))
         rows.append({"pair_id": row["pair_id"], "error": error, "warnings": warned, **numbers})
-        write_csv(pd.DataFrame(rows), Path(out) / "summary.csv", float_format="%.6g")
+        with contextlib.suppress(OSError):  # a full disk; the last time it is said
+            _write_summary(rows, summary)
+    _write_summary(rows, summary)
     return pd.DataFrame(rows)
+
+
+def _write_summary(rows: list[dict], path: Path) -> None:
+    write_csv(pd.DataFrame(rows), path, float_format="%.6g")
 
 
 def _key(row: dict, options: dict) -> str:
     """Changes with the contents of a file of the pair or of the weights, with an option, and with the program."""
-    files = [Path(row[name]) if row[name] else None for name in ("fixed", "moving", *FURTHER)]
+    files = []
+    for name in ("fixed", "moving", *FURTHER):
+        given = Path(row[name]) if row[name] else None
+        files += [None] if given is None else [given] if "points" in name else image_files(given)
     return digest(options, weights_path(options["weights"]), *files, *code(*DECIDING))
+
+
+def _refuse_same(out: Path, inputs: Iterable[Path]) -> None:
+    for path in inputs:
+        if os.path.realpath(path) == os.path.realpath(out):
+            raise ValueError(f"{out} is read and would be replaced by the result; write to another file")
+
+
+def _refuse_replacing(out: Path, inputs: Iterable) -> None:
+    """Raises ValueError when the result would lie in a folder that is read, or replace a file that is."""
+    place = Path(os.path.realpath(out))
+    for path in inputs:
+        if not isinstance(path, str | Path):
+            continue
+        real = Path(os.path.realpath(path))
+        if real.is_dir() and (place == real or real in place.parents):
+            raise ValueError(f"{out} lies in {path}, which is read; give another folder for the result")
+        if real.parent == place and real.name in ALL_FILES:
+            raise ValueError(f"{path} is read and would be replaced by the result; give another folder for it")
+
+
+def _looks_like_labels(image: sitk.Image) -> bool:
+    """Whole numbers of 0 and above, few of them different."""
+    values = sitk.GetArrayViewFromImage(image)
+    if values.dtype.kind not in "iu" or values.min() < 0:
+        return False
+    return len(np.unique(values[::3, ::3, ::3])) < _FEW_LABELS and len(np.unique(values)) < _FEW_LABELS

@@ -14,9 +14,11 @@ from torch import Tensor
 from mine_reg.evaluation.metrics import field_metrics
 from mine_reg.images.ct import AIR_HU, Image, read_ct
 from mine_reg.images.geometry import averaged, composite_transform, on_grid, voxels_to_points
+from mine_reg.images.point_doubts import doubts_about_points
 from mine_reg.images.points import Points, read_pair_points
 from mine_reg.images.transforms import apply_transform
 from mine_reg.models import StatisticNet
+from mine_reg.pair_tool.device import chosen_device
 from mine_reg.pair_tool.refine import refine as refine_pair
 from mine_reg.pair_tool.report import before_and_after, distrust, mutual_information, names_of, read_masks
 from mine_reg.pair_tool.working_grid import fading_border, found_lungs, scaled, thinned, working_grid
@@ -76,9 +78,10 @@ def register(
 
     weights : name of weights in the package, or a file made by `training.weights.save_weights_file`
     refine : at most so many steps of instance optimisation after the networks, see `refine.refine`; 0: one shot
-    device : ``cpu`` or ``cuda``; None: a GPU where there is one
+    device : ``cpu``, ``cuda`` or ``cuda:N``; None: a GPU where there is one
     fixed_mask, moving_mask : lung masks on their images' grids; used for the report alone
-    fixed_points, moving_points : corresponding points in LPS mm, CSV files or (N, 3); used for the report alone
+    fixed_points, moving_points : corresponding points, files (see `points.read_point_list`) or (N, 3) in LPS mm; used
+        for the report alone
 
     The report has ``mutual_information_before`` and ``_after`` (nats, near the fixed lungs), ``folding_percent`` and
     ``sd_log_jacobian`` on the working grid, ``refinement`` (what `refine.refine` says), ``seconds`` (of reading and
@@ -90,6 +93,9 @@ def register(
     mask is on another grid, or points do not correspond.
     """
     clock = [time.perf_counter()]
+    device = chosen_device(device)
+    if refine < 0:
+        raise ValueError(f"refine is {refine}; give a number of steps, 0 for none")
     names = names_of(fixed, moving)
     images = _read(fixed, moving, names)
     masks = read_masks(images.full, names, fixed_mask, moving_mask)
@@ -97,7 +103,6 @@ def register(
     shift = _shift_of_far_lungs(images.lungs["fixed"], images.lungs["moving"])
     clock.append(time.perf_counter())
 
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     path = weights_path(weights)
     networks = _networks(path, digest(path), device)
     pair = _as_tensors(images, shift)
@@ -106,7 +111,7 @@ def register(
     transform = _after_shift(composite_transform(theta, dvf, images.grid, images.grid), shift)
     clock.append(time.perf_counter())
 
-    moving_hu = sitk.Cast(images.full["moving"], sitk.sitkInt16)
+    moving_hu = sitk.Cast(sitk.Round(images.full["moving"]), sitk.sitkInt16)
     moved = apply_transform(moving_hu, images.full["fixed"], transform, label=False, outside=AIR_HU)
     clock.append(time.perf_counter())
 
@@ -125,7 +130,7 @@ def register(
     report |= before_and_after(transform, images.full["fixed"], masks, points)
     spent = dict(zip(("read", "register", "warp"), np.diff(clock).tolist(), strict=True))
     report["seconds"] = spent | {"total": time.perf_counter() - clock[0]}
-    report["warnings"] = distrust(report)
+    report["warnings"] = distrust(report) + (doubts_about_points(*points, transform) if points else [])
     return Result(moved, transform, _field_on(images.grid, transform), report)
 
 

@@ -1,6 +1,7 @@
 """What can be said about a transform of one pair, whoever made it: metrics, mutual information, reasons for
 distrust."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from mine_reg.evaluation.metrics import field_metrics, mask_metrics
 from mine_reg.evaluation.mutual_information import histogram_mutual_information
 from mine_reg.images.ct import Image, read_ct, read_lung_mask
 from mine_reg.images.geometry import displacement_voxels, on_grid, to_tensor
+from mine_reg.images.point_doubts import doubts_about_points
 from mine_reg.images.points import Points, read_pair_points
 from mine_reg.images.transforms import map_points, read_transforms
 
@@ -34,8 +36,8 @@ def evaluate(
         0GenericAffine.mat
 
     ``folding_percent`` and ``sd_log_jacobian`` always; with masks ``dsc``, ``asd_mm``, ``hd_mm`` and ``hd95_mm``, with
-    points ``tre_mm``, each also before registration (``_before``). Raises FileNotFoundError, and ValueError in a
-    sentence that names the input.
+    points ``tre_mm``, each also before registration (``_before``). Warns of points that would fit far better in another
+    order, role or coordinate system. Raises FileNotFoundError, and ValueError in a sentence that names the input.
     """
     names = names_of(fixed, moving)
     images = {name: read_ct(given, names[name]) for name, given in (("fixed", fixed), ("moving", moving))}
@@ -43,6 +45,8 @@ def evaluate(
     points = read_pair_points(fixed_points, moving_points)
     if not isinstance(transform, sitk.Transform):
         transform = read_transforms(transform)
+    for sentence in doubts_about_points(*points, transform) if points else ():
+        warnings.warn(sentence, stacklevel=2)
     report = field_metrics(displacement_voxels(transform, images["fixed"], images["fixed"]))
     return report | before_and_after(transform, images["fixed"], masks, points)
 

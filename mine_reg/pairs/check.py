@@ -11,9 +11,11 @@ from tqdm import tqdm
 
 from mine_reg.images.ct import AIR_HU, blood_hu, read_clipped, read_mask
 from mine_reg.images.geometry import points_to_voxels
+from mine_reg.images.point_doubts import doubts_about_points
 from mine_reg.images.points import read_point_pair, read_points
 from mine_reg.images.reading import read_image
 from mine_reg.pairs.manifest import IMAGES, POINTS, ManifestError, read_manifest
+from mine_reg.storage.sentences import one_sentence
 
 PAIR = IMAGES[:2]
 COLUMNS = (
@@ -57,8 +59,9 @@ def check_manifest(path: str | Path, workers: int = -1) -> tuple[pd.DataFrame, l
     jobs = (joblib.delayed(_examined)(row) for row in rows)
     found = joblib.Parallel(n_jobs=workers, return_as="generator")(jobs)
     found = list(tqdm(found, total=len(rows), desc="check", unit="pair", mininterval=2))
-    for number, (row, (_, row_problems, row_remarks)) in enumerate(zip(rows, found, strict=True), 2):
-        where = f"row {number} (pair {row.get('pair_id', '')})"
+    numbers = manifest.attrs.get("rows", [])
+    for number, row, (_, row_problems, row_remarks) in zip(numbers, rows, found, strict=True):
+        where = f"{number} (pair {row.get('pair_id', '')})"
         problems += [f"{where}: {sentence}" for sentence in row_problems]
         remarks += [f"{where}: {sentence}" for sentence in row_remarks]
     table = pd.DataFrame([values for values, *_ in found], columns=COLUMNS)
@@ -74,8 +77,8 @@ def _examined(row: dict) -> tuple[dict, list[str], list[str]]:
     def attempt(function, *arguments):
         try:
             return function(*arguments)
-        except (ValueError, OSError, RuntimeError) as error:  # RuntimeError: ITK, whose reason is in the last line
-            problems.append(str(error).strip().splitlines()[-1])
+        except (ValueError, OSError, RuntimeError, MemoryError) as error:
+            problems.append(one_sentence(error))
             return None
 
     def given(name):  # that a file is missing has been said by read_manifest
@@ -206,3 +209,5 @@ def _look_at_points(row, images, points, values, problems, remarks) -> None:
             problems.append(f"{path} has no point inside {row[name]}; {advice}")
         elif inside < len(own):
             remarks.append(f"{path}: {len(own) - inside} of {len(own)} points lie outside {row[name]}; {advice}")
+    both = " and ".join(row[name] for name in POINTS)
+    remarks += [f"{both}: {sentence}" for sentence in doubts_about_points(*points)]

@@ -17,10 +17,13 @@ from tqdm import tqdm
 from mine_reg.images.ct import AIR_HU, BODY_HU, lung_mask, read_clipped, read_mask
 from mine_reg.images.geometry import averaged, centred_grid, on_grid, points_to_voxels
 from mine_reg.images.points import read_point_pair
+from mine_reg.images.reading import image_files
+from mine_reg.images.writing import write_image
 from mine_reg.pairs.manifest import IMAGES, OPTIONAL, POINTS, REQUIRED, SPLITS
 from mine_reg.pairs.preprocessed import LUNG_DISTANCE, MADE_FROM, SHIFT, read_pairs
 from mine_reg.storage.results import code, digest, forget, keep
-from mine_reg.storage.writing import write_csv
+from mine_reg.storage.sentences import one_sentence
+from mine_reg.storage.writing import write_csv, write_json, write_text
 
 STARTS = ("scanner", "centre_of_mass")
 _LUNGS_MM = 4.0  # voxels on which lungs are looked for
@@ -74,7 +77,7 @@ def preprocess(
             forget(work / pair_id)  # from here on the whole folder is one result
             (work / pair_id).rename(made / pair_id)
         write_csv(pd.DataFrame(rows, columns=[*REQUIRED, *OPTIONAL, *SHIFT, MADE_FROM]), made / "pairs.csv")
-        (made / "settings.json").write_text(json.dumps(settings, indent=2) + "\n")
+        write_json(settings, made / "settings.json")
 
     keep(folder, None, gather)
     shutil.rmtree(work)
@@ -127,14 +130,15 @@ def _finished_or_error(row: dict, work: Path, settings: dict) -> str | None:
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)  # the processes share the cores
     try:
         keep(work / row["pair_id"], _key(row, settings), lambda folder: _make(row, folder, settings))
-    except (ValueError, OSError, RuntimeError) as error:  # RuntimeError: ITK, whose reason is in the last line
-        return f"pair {row['pair_id']}: {str(error).strip().splitlines()[-1]}"
+    except Exception as error:  # noqa: BLE001 - whatever is wrong with one pair, the others go on
+        return f"pair {row['pair_id']}: {one_sentence(error)}"
     return None
 
 
 def _key(row: dict, settings: dict) -> str:
     """Digest of everything that a preprocessed pair depends on: settings, this code, and the contents of its files."""
-    files = [Path(row[column]) if row[column] else None for column in (*IMAGES, *POINTS)]
+    files = [file for column in IMAGES for file in (image_files(row[column]) if row[column] else [None])]
+    files += [Path(row[column]) if row[column] else None for column in POINTS]
     return digest(settings, *code("images", "pairs/preprocess.py"), *files)
 
 
@@ -159,12 +163,11 @@ def _make(row: dict, folder: Path, settings: dict) -> None:
                 f"{row[name]} has nothing inside the grid around the centre of the fixed image; check "
                 "the images' origins, or set preprocess.start to centre_of_mass"
             )
-        sitk.WriteImage(mask, str(folder / f"{name}.nii.gz"), True)
+        write_image(mask, folder / f"{name}.nii.gz")
     if row["fixed_points"]:
         for name, points in zip(POINTS, _points(row, grid, shift), strict=True):
-            table = pd.DataFrame(points, columns=list("xyz"))
-            table.to_csv(folder / f"{name}.csv", index=False, float_format="%.4f")
-    (folder / "start.json").write_text(json.dumps({"shift_mm": shift.tolist()}) + "\n")
+            write_csv(pd.DataFrame(points, columns=list("xyz")), folder / f"{name}.csv", float_format="%.4f")
+    write_text(json.dumps({"shift_mm": shift.tolist()}) + "\n", folder / "start.json")
 
 
 def _write_images(images: dict[str, sitk.Image], grid: sitk.Image, settings: dict, folder: Path) -> None:
@@ -173,9 +176,9 @@ def _write_images(images: dict[str, sitk.Image], grid: sitk.Image, settings: dic
     for name, image in images.items():
         image = on_grid(averaged(image, settings["spacing_mm"]), grid, AIR_HU)
         image = sitk.Round(sitk.Clamp(image, sitk.sitkFloat32, low, high))
-        sitk.WriteImage(sitk.Cast(image, sitk.sitkInt16), str(folder / f"{name}.nii.gz"), True)
+        write_image(sitk.Cast(image, sitk.sitkInt16), folder / f"{name}.nii.gz")
         if name == "fixed":
-            sitk.WriteImage(_lung_distance(image), str(folder / f"{LUNG_DISTANCE}.nii.gz"), True)
+            write_image(_lung_distance(image), folder / f"{LUNG_DISTANCE}.nii.gz")
 
 
 def _lung_distance(fixed: sitk.Image) -> sitk.Image:
@@ -220,4 +223,10 @@ def _table_row(row: dict, work: Path, settings: dict) -> dict:
     shift = json.loads((work / row["pair_id"] / "start.json").read_text())["shift_mm"]
     files = {name: f"{row['pair_id']}/{name}.nii.gz" if row[name] else "" for name in IMAGES}
     points = {name: f"{row['pair_id']}/{name}.csv" if row[name] else "" for name in POINTS}
-    return {**row, **files, **points, **dict(zip(SHIFT, shift, strict=True)), MADE_FROM: digest(settings, work / row["pair_id"])}
+    return {
+        **row,
+        **files,
+        **points,
+        **dict(zip(SHIFT, shift, strict=True)),
+        MADE_FROM: digest(settings, work / row["pair_id"]),
+    }

@@ -87,6 +87,11 @@ def keep(folder: Path, key: str | None, make: Callable[[Path], None], names: Ite
         try:
             make(made)
             _replace(folder, made, key, names)
+        except OSError as error:
+            if not (error.filename and str(error.filename).startswith(f"{made}{os.sep}")):
+                raise
+            name = os.path.relpath(error.filename, made)
+            raise type(error)(error.errno, error.strerror, str(folder / name)) from None
         finally:
             shutil.rmtree(made, ignore_errors=True)
     return True

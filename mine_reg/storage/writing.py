@@ -53,6 +53,16 @@ def whole_file(path: str | Path) -> Iterator[Path]:
             beside.unlink(missing_ok=True)
 
 
+def check_place(path: str | Path) -> None:
+    """Raises OSError that names ``path`` when no file can be written there; nothing is left behind."""
+
+    class Tried(Exception):
+        pass
+
+    with contextlib.suppress(Tried), whole_file(path):
+        raise Tried
+
+
 def write_csv(table: pd.DataFrame, path: str | Path, **how) -> None:
     """A table without its index as CSV; ``how`` as of `pandas.DataFrame.to_csv`. Raises OSError that names the file."""
     write_text(table.to_csv(index=False, **how), path)

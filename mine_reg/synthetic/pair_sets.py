@@ -15,6 +15,7 @@ from joblib import Parallel, delayed
 from tqdm import tqdm
 
 from mine_reg.images.geometry import to_image
+from mine_reg.images.writing import write_image
 from mine_reg.pairs.manifest import IMAGES, POINTS
 from mine_reg.storage.writing import write_csv
 from mine_reg.synthetic.phantom import SyntheticPair, grid_origin, make_pair
@@ -123,10 +124,10 @@ def write_pair(folder: Path, pair: SyntheticPair, spacing_mm: float, origin_xyz)
         if getattr(pair, name) is not None:
             dtype = "uint8" if "mask" in name else "int16"
             image = to_image(getattr(pair, name), (spacing_mm,) * 3, origin_xyz, dtype=dtype)
-            sitk.WriteImage(image, str(folder / f"{name}.nii.gz"), useCompression=True)
+            write_image(image, folder / f"{name}.nii.gz")
     for name in POINTS:
         points = getattr(pair, f"{name}_xyz").cpu().numpy()
-        pd.DataFrame(points, columns=["x", "y", "z"]).to_csv(folder / f"{name}.csv", index=False, float_format="%.4f")
+        write_csv(pd.DataFrame(points, columns=["x", "y", "z"]), folder / f"{name}.csv", float_format="%.4f")
 
 
 def _make_pairs(folder: Path, jobs: dict[str, tuple], rows: list[dict], workers: int) -> pd.DataFrame:

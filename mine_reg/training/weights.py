@@ -91,7 +91,7 @@ _KINDS = {"affinenet": AffineNet, "deformnet": DeformNet, "fine": DeformNet}
 
 
 class RegistrationWeights(NamedTuple):
-    """What registers a pair, ready for inference on the CPU; ``fine`` (see `fine_level`) and T may be None."""
+    """What registers a pair, ready for inference on the CPU; ``fine`` (see `registration`) and T may be None."""
 
     registration: Registration
     fine: DeformNet | None
@@ -100,7 +100,7 @@ class RegistrationWeights(NamedTuple):
 
 
 def save_weights_file(affinenet: Path, deformnet: Path, path: Path, provenance: dict, fine: Path | None = None) -> None:
-    """Write the networks in two or three folders, as `fitting.fit` leaves them, and the T of the last one to one
+    """Write the networks in two or three folders, as `fit.fit` leaves them, and the T of the last one to one
     safetensors file.
 
     provenance : what a user wants to know of the weights: data, seed, code version, scores; kept in the file's header
@@ -144,12 +144,14 @@ def load_weights_file(weights: str | Path) -> RegistrationWeights:
         with safe_open(path, "pt") as file:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - safetensors' own object
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
+            raise ValueError("values that are not finite")
         networks = {name: _network(kind, name, header, tensors) for name, kind in _KINDS.items() if name in header}
         registration = Registration(networks["affinenet"], networks["deformnet"])
         statistic = _statistic(_part("statistic", tensors))
         provenance = json.loads(header["recipe"])
-    except (SafetensorError, KeyError, RuntimeError, json.JSONDecodeError) as error:
-        reason = str(error).splitlines()[0]
+    except (SafetensorError, KeyError, TypeError, ValueError, AttributeError, OSError, RuntimeError) as error:
+        reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error).partition("\n")[0]
         raise ValueError(
             f"{path} does not hold the weights of a registration ({reason}); get or make it again"
         ) from None
