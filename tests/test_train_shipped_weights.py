@@ -1,83 +1,84 @@
 """The weights that come with the package: made from CTs by one command, and able to register."""
 
 import pandas as pd
+import pytest
 import SimpleITK as sitk
 
-from mine_reg.experiments.train_shipped_weights import main
+from mine_reg.experiments.train_shipped_weights import main, make_pairs
 from mine_reg.images.geometry import same_grid, to_image
 from mine_reg.pair_tool.register import register
+from mine_reg.pairs.manifest import read_scans
+from mine_reg.pairs.preprocessed import read_pairs
+from mine_reg.storage.results import MARK
 from mine_reg.synthetic.phantom import grid_origin, make_pair
 from mine_reg.training.weights import load_weights_file
 
+pytestmark = pytest.mark.slow
 SIZE, SPACING = (64, 64, 64), 5.0
 
 
-def test_weights_are_made_from_scans_and_register_a_pair(tmp_path, repository, monkeypatch):
-    rows, scans = [], [make_pair(SIZE, SPACING, seed) for seed in (1, 2, 3)]
-    for number, pair in enumerate(scans):
-        for name, values, dtype in (("image", pair.moving, "int16"), ("mask", pair.moving_mask, "uint8")):
-            sitk.WriteImage(
-                to_image(values, (SPACING,) * 3, grid_origin(SIZE, SPACING), dtype=dtype),
-                str(tmp_path / f"{name}{number}.nii.gz"),
-            )
-        rows.append(
-            {
-                "scan_id": f"s{number}",
-                "image": f"image{number}.nii.gz",
-                "mask": f"mask{number}.nii.gz",
-                "subject_id": f"s{number}",
-                "split": "train",
-            }
-        )
+@pytest.fixture
+def call(tmp_path, repository, monkeypatch):
+    """The command on three phantoms as scans, of which the third has no mask; an eighth of the time by small grids."""
+    rows = []
+    for number, seed in enumerate((1, 2, 3)):
+        pair, name = make_pair(SIZE, SPACING, seed), f"s{number}"
+        for part, values, dtype in (("image", pair.moving, "int16"), ("mask", pair.moving_mask, "uint8")):
+            image = to_image(values, (SPACING,) * 3, grid_origin(SIZE, SPACING), dtype=dtype)
+            sitk.WriteImage(image, str(tmp_path / f"{part}{number}.nii.gz"))
+        mask = f"mask{number}.nii.gz" if number != 1 else ""
+        rows.append({"scan_id": name, "image": f"image{number}.nii.gz", "mask": mask, "subject_id": name})
     pd.DataFrame(rows).to_csv(tmp_path / "scans.csv", index=False)
-    monkeypatch.setattr(
-        "mine_reg.experiments.train_shipped_weights.GRIDS", {"coarse": ([32] * 3, 10.0), "fine": ([63] * 3, 5.0)}
-    )  # an eighth of the time
+    small = {"coarse": ([32] * 3, 10.0), "fine": ([63] * 3, 5.0)}
+    monkeypatch.setattr("mine_reg.experiments.train_shipped_weights.GRIDS", small)
     monkeypatch.chdir(repository)
-    monkeypatch.setattr(
-        "sys.argv",
-        [
-            "ship",
-            str(tmp_path / "scans.csv"),
-            "--leave-out",
-            "s2",
-            "--phantoms",
-            "2",
-            "--simulated",
-            "2",
-            "--affinenet-epochs",
-            "1",
-            "--deformnet-epochs",
-            "1",
-            "--fine-epochs",
-            "1",
-            "--work",
-            str(tmp_path / "work"),
-            "--out",
-            str(tmp_path / "shipped"),
-        ],
-    )
-    main()
 
-    assert sorted(path.name for path in (tmp_path / "shipped").iterdir()) == [
-        "midiceregnet.safetensors",
-        "miregnet.safetensors",
-    ]
-    assert {path.name for path in (tmp_path / "work/subjects/fine").iterdir() if path.is_dir()} == {"s0-s1", "s1-s0"}
-    _, fine, statistic, provenance = load_weights_file(tmp_path / "shipped/miregnet.safetensors")
-    assert (
-        fine is not None
-        and statistic is not None
-        and provenance["scans"] == ["s0", "s1"]
-        and provenance["method"] == "miregnet"
-    )
-    assert (
-        set(provenance["validation"]) == {"phantom", "simulated"} and 0.5 < provenance["validation"]["phantom"]["dsc_after"] < 1
-    )
+    def call(*arguments: str) -> None:
+        given = ["train_shipped_weights", f"{tmp_path}/scans.csv", "--out", f"{tmp_path}/shipped"]
+        monkeypatch.setattr("sys.argv", [*given, "--work", f"{tmp_path}/work", *arguments])
+        main()
+
+    return call
+
+
+def test_weights_are_made_from_scans_and_register_a_pair(call, tmp_path):
+    few = ["--phantoms", "2", "--simulated", "2"]
+    few += [word for network in ("affinenet", "deformnet", "fine") for word in (f"--{network}-epochs", "1")]
+    call("--leave-out", "s2", *few)
+    shipped, work = tmp_path / "shipped", tmp_path / "work"
+    assert sorted(path.name for path in shipped.iterdir()) == ["midiceregnet.safetensors", "miregnet.safetensors"]
+    assert {path.name for path in (work / "subjects/fine").iterdir() if path.is_dir()} == {"s0-s1", "s1-s0"}
+    assert (work / "subjects/raw/s1_lungs.nii.gz").is_file()
+    _, fine, statistic, provenance = load_weights_file(shipped / "miregnet.safetensors")
+    assert fine is not None and statistic is not None
+    assert provenance["scans"] == ["s0", "s1"] and provenance["method"] == "miregnet"
+    assert set(provenance["validation"]) == {"phantom", "simulated"}
+    assert 0.5 < provenance["validation"]["phantom"]["dsc_after"] < 1
     assert str(tmp_path) not in str(provenance)  # nobody's folders travel with the weights
     fixed, moving = (sitk.ReadImage(str(tmp_path / f"image{i}.nii.gz")) for i in (0, 1))
-    result = register(fixed, moving, tmp_path / "shipped/miregnet.safetensors", refine=10)
-    assert (
-        same_grid(result.moved, fixed)
-        and result.report["refinement"]["objective_after"] <= result.report["refinement"]["objective_before"]
-    )
+    result = register(fixed, moving, shipped / "miregnet.safetensors", refine=10)
+    assert same_grid(result.moved, fixed)
+    assert result.report["refinement"]["objective_after"] <= result.report["refinement"]["objective_before"]
+
+    marks = {path: path.stat().st_mtime_ns for path in work.glob(f"*/{MARK}")}
+    assert len(marks) == 3 + 6  # kinds of pairs, networks
+    call("--leave-out", "s2", *few)
+    assert {path: path.stat().st_mtime_ns for path in work.glob(f"*/{MARK}")} == marks  # nothing is made again
+    assert load_weights_file(shipped / "miregnet.safetensors").provenance == provenance
+
+
+def test_a_scan_to_leave_out_must_be_there(call, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        call("--leave-out", "s2", "s3")
+    assert "scans.csv has no scan s3" in capsys.readouterr().err and not (tmp_path / "work").exists()
+
+
+def test_pairs_follow_what_makes_them(call, tmp_path):
+    """Another number of phantoms makes phantoms anew, and nothing else."""
+    scans = read_scans(tmp_path / "scans.csv").iloc[[0, 2]]
+    folders = make_pairs(scans, tmp_path / "work", phantoms=1, simulated=1, seed=0)
+    marks = {kind: (folder / MARK).stat().st_mtime_ns for kind, folder in folders.items()}
+    make_pairs(scans, tmp_path / "work", phantoms=2, simulated=1, seed=0)
+    now = {kind: (folder / MARK).stat().st_mtime_ns for kind, folder in folders.items()}
+    assert {kind for kind in marks if marks[kind] != now[kind]} == {"phantom"}
+    assert len(read_pairs(folders["phantom"] / "coarse")) == 2
