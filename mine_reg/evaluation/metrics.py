@@ -98,7 +98,7 @@ def tre_mm(displacement: Tensor, fixed_points: Tensor, moving_points: Tensor, sp
 
 
 def evaluate_pair(pair, displacement: Tensor) -> dict[str, float]:
-    """Every metric of one `preprocess.Pair` under a total displacement (1, 3, D, H, W).
+    """Every metric of one `preprocessed.Pair` under a total displacement (1, 3, D, H, W).
 
     The moving mask is resampled once, linearly, and cut at one half. Without masks or points their metrics are NaN.
     Raises ValueError that names the pair.

@@ -1,5 +1,5 @@
-"""MINE as an estimator on its own: train T on samples of two variables and compare with a known or a histogram
-value."""
+"""MINE as an estimator on its own: T is trained on samples of two variables, and its estimate compared with what is
+known of them or with that of a histogram."""
 
 from collections.abc import Callable
 
@@ -13,8 +13,8 @@ from mine_reg.models import StatisticNet
 
 
 def gaussian_mutual_information(rho: float, dimensions: int = 1) -> float:
-    """I(X; Y) in nats of standard normal vectors whose components correlate pairwise with ``rho``: -(d/2) ln(1 -
-    rho^2)."""
+    """I(X; Y) = -(d/2) ln(1 - rho^2) in nats, of standard normal vectors with d ``dimensions`` whose components correlate
+    pairwise with ``rho``."""
     return -dimensions / 2 * float(np.log1p(-(rho**2)))
 
 
@@ -42,7 +42,9 @@ def estimate_mutual_information(
     """Eq. 3: T climbs a bound on fresh batches; the value is the Donsker-Varadhan bound (eq. 4) on held-out samples.
 
     draw : count -> x, y, each (1, count, C)
-    bound : one of ``losses.BOUNDS`` Returns the estimate in nats and the Donsker-Varadhan bound at each training step.
+    bound : that T climbs, one of ``losses.BOUNDS``
+
+    Returns the estimate in nats and the Donsker-Varadhan bound at each training step.
     """
     statistic, loss = StatisticNet(width, inputs=draw(1)[0].shape[-1]), MineLoss(bound)
     optimiser = torch.optim.Adam(statistic.parameters(), learning_rate)
