@@ -13,7 +13,7 @@ from mine_reg.models import StatisticNet
 
 
 def gaussian_mutual_information(rho: float, dimensions: int = 1) -> float:
-    """I(X; Y) = -(d/2) ln(1 - rho^2) in nats, of standard normal vectors with d ``dimensions`` whose components correlate
+    """I(X; Y) = -(d/2) ln(1 - rho^2) in nats, of standard normal vectors of d ``dimensions`` whose components correlate
     pairwise with ``rho``."""
     return -dimensions / 2 * float(np.log1p(-(rho**2)))
 

@@ -17,13 +17,11 @@ RUN = "run.json"  # beside the network: the seconds that the notebook took, and 
 class NotebookTraining:
     """A training, in a form that can be sent to another process.
 
-    network : affinenet | deformnet; notebook : that trains it
-    parameters : of the notebook
+    notebook : that trains the network; parameters : of the notebook
     seed : of its settings
     folder : where the trained network is kept
     """
 
-    network: str
     notebook: Path
     parameters: dict
     seed: int
@@ -87,7 +85,7 @@ def planned(
     if not (pairs / "pairs.csv").is_file():
         raise FileNotFoundError(f"{pairs} holds no pairs.csv; give a folder made by the preprocessing step")
     key = digest(vars(cfg), _training_cells(notebook), pairs / "pairs.csv", *code(*LEARNED_BY), *below)
-    return NotebookTraining(network, notebook, parameters, cfg.seed, work / f"{network}-{key[:16]}")
+    return NotebookTraining(notebook, parameters, cfg.seed, work / f"{network}-{key[:16]}")
 
 
 def seconds_of(folder: Path) -> float:
