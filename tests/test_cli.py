@@ -77,6 +77,23 @@ def test_a_mistake_of_ours_keeps_its_traceback(run, tmp_path, datasets):
     assert isinstance(run("manifest", "x", tmp_path, tmp_path / "out").exception, TypeError)
 
 
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (MemoryError("8 GB"), "there is not enough memory (8 GB); close other"),
+        (RuntimeError("ITK says\nITK ERROR: Filter(0x55d7): much\n"), "much"),
+        (RecursionError("too deep"), "too deep"),
+    ],
+)
+def test_other_errors_are_one_sentence(run, tmp_path, datasets, error, said):
+    def fail(*arguments):
+        raise error
+
+    datasets.make_manifest = fail
+    result = run("manifest", "x", tmp_path, tmp_path / "out")
+    assert result.exit_code == 1 and result.stderr.startswith(f"Error: {said}") and result.stderr.count("\n") == 1
+
+
 def test_help_names_the_commands(run):
     result = run("--help")
     assert result.exit_code == 0 and "check" in result.output and "manifest" in result.output
