@@ -184,6 +184,13 @@ def test_smoke_run_fills_table_1(smoke):
 
 
 @pytest.mark.pipeline
+def test_training_improves_registration(smoke):
+    means = pd.read_csv(smoke.folder / "results/metrics.csv").groupby("method")[["dsc", "tre_mm"]].mean()
+    for method in ("miregnet_affine", "miregnet", "midiceregnet_affine", "midiceregnet"):
+        assert means.tre_mm[method] < 0.8 * means.tre_mm["none"] and means.dsc[method] > means.dsc["none"], method
+
+
+@pytest.mark.pipeline
 def test_smoke_run_keeps_figures_and_executed_notebooks(smoke, stages):
     figures = [next(iter(out)) for out in stages["figures"]["outs"]]
     assert {"results/figures/figure1.png", "results/figures/figure2.pdf", "results/figures/figure3.png"} <= set(figures)

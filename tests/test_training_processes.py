@@ -28,6 +28,7 @@ SMALL = {
     "channels": [4, 8],
     "warmup_steps": 2,
     "accelerator": "cpu",
+    "random_affine": {"degrees": 15.0, "translation": 0.1875, "scale": 0.1},
 }
 
 
