@@ -296,7 +296,7 @@ KINDS = {
     ),
     "mask of another size": Bad(
         lambda d: edit(d, "a_moving_mask.nii.gz", lambda image: image[1:]),
-        r"moving_mask .*\(11 x 13 x 14 voxels .* is on another grid than .*\(12 x 13 x 14",
+        "moving_mask .* is on another grid than .*: 11 x 13 x 14 voxels .* against 12 x 13 x 14",
     ),
     "4D mask": Bad(
         lambda d: edit(d, "a_fixed_mask.nii.gz", lambda image: sitk.JoinSeries([image] * 2)), "_mask.nii.gz has 4 dim"

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from mine_reg.images.geometry import same_grid
 from mine_reg.images.lungs import find_lungs
-from mine_reg.images.reading import read_image
+from mine_reg.images.masks import lung_of
+from mine_reg.images.reading import checked_volume, read_image
 
 AIR_HU = -1024  # exports hold down to -3024 HU outside the field of view
 BODY_HU = -500  # between air, or lung, and soft tissue
@@ -19,39 +19,18 @@ def read_clipped(path: str | Path, image: sitk.Image | None = None) -> sitk.Imag
 
     Raises what `read_image` raises, and ValueError when no voxel is denser than lung.
     """
-    image = sitk.Clamp(image or read_image(path), sitk.sitkFloat32, AIR_HU, 32767)
+    image = sitk.Clamp(read_image(path) if image is None else image, sitk.sitkFloat32, AIR_HU, 32767)
     if not sitk.GetArrayViewFromImage(image).max() >= BODY_HU:
         raise ValueError(f"{path} has no voxel above {BODY_HU} HU, so it shows no body; give a CT in HU")
     return image
 
 
 def read_mask(path: str | Path, image: sitk.Image, name: str, owner: str | Path) -> sitk.Image:
-    """A mask as float32 0 or 1 on the grid of ``image``; every label other than 0 (left and right lung, lobes) is lung.
+    """A mask as float32 0 or 1 on the grid of ``image``, a CT in HU; see `masks.lung_of` for what counts as lung.
 
-    name, owner : what messages call the mask and the image. Raises what `read_image` raises, and ValueError when
-    the mask is on another grid or does not tell lung from the rest.
+    name, owner : what messages call the mask and the image. Raises what `read_image` and `masks.lung_of` raise.
     """
-    mask = read_image(path)
-    if not same_grid(mask, image):
-        raise ValueError(
-            f"{name} {path} ({_geometry(mask)}) is on another grid than {owner} "
-            f"({_geometry(image)}); resample it to its image"
-        )
-    mask = sitk.Cast(mask != 0, sitk.sitkFloat32)
-    array = sitk.GetArrayViewFromImage(mask)
-    if not array.any():
-        raise ValueError(f"{name} {path} is empty; it must mark the lungs with values other than 0")
-    if array.all():
-        raise ValueError(f"{name} {path} marks every voxel; it must mark the lungs only, and be 0 elsewhere")
-    mask.CopyInformation(image)  # headers may differ by rounding
-    return mask
-
-
-def _geometry(image: sitk.Image) -> str:
-    def triple(values):
-        return " x ".join(f"{value:g}" for value in values)
-
-    return f"{triple(image.GetSize())} voxels of {triple(image.GetSpacing())} mm from {triple(image.GetOrigin())}"
+    return lung_of(read_image(path), image, f"{name} {path}", f"{owner}")
 
 
 Image = str | Path | sitk.Image
@@ -60,23 +39,22 @@ Image = str | Path | sitk.Image
 def read_ct(given: Image, name: str) -> sitk.Image:
     """A CT in HU, nothing below air. Raises FileNotFoundError, and ValueError that names the image."""
     if isinstance(given, sitk.Image):
-        if given.GetDimension() != 3 or given.GetNumberOfComponentsPerPixel() != 1 or min(given.GetSize()) < 4:
-            raise ValueError(
-                f"{name} must be a scalar volume with at least 4 voxels along each axis, not {given.GetSize()}"
-            )
-        if not np.isfinite(sitk.GetArrayViewFromImage(given)).all():
-            raise ValueError(f"{name} holds voxels that are NaN or infinite; replace them, e.g. by -1024 HU")
-        return read_clipped(name, given)
+        return read_clipped(name, _volume(given, name))
     return read_clipped(given)
 
 
 def read_lung_mask(given: Image, image: sitk.Image, name: str, owner: str) -> sitk.Image:
-    """0 and 1 on the grid of ``image``, which the message calls ``owner``. Raises what `read_ct` raises."""
+    """0 and 1 on the grid of ``image``, which the message calls ``owner``. Raises what `read_mask` raises."""
     if isinstance(given, sitk.Image):
-        if not same_grid(given, image):
-            raise ValueError(f"{name}_mask is on another grid than {owner}; resample it to its image")
-        return sitk.Cast(given != 0, sitk.sitkFloat32)
+        return lung_of(_volume(given, f"{name}_mask"), image, f"{name}_mask", owner)
     return read_mask(given, image, f"{name}_mask", owner)
+
+
+def _volume(given: sitk.Image, name: str) -> sitk.Image:
+    if given.GetDimension() != 3 or given.GetNumberOfComponentsPerPixel() != 1:
+        size = " x ".join(map(str, given.GetSize()))
+        raise ValueError(f"{name} must be a scalar volume, not {size} voxels of {given.GetPixelIDTypeAsString()}")
+    return checked_volume(given, name)
 
 
 def lung_mask(image: sitk.Image) -> sitk.Image:

@@ -24,7 +24,10 @@ def to_image(
     """A (D, H, W) or (1, D, H, W) tensor or array as an image in LPS millimetres.
 
     direction : 9 numbers, row by row; None is the identity
-    dtype : numpy type to store, e.g. ``"int16"`` (rounded, not truncated); None keeps the tensor's, bool as uint8
+    dtype : numpy type to store, e.g. ``"int16"`` (rounded, not truncated, and no larger than it can hold); None keeps
+        the tensor's, bool as uint8
+
+    Raises ValueError for an array of another shape, and for NaN where whole numbers are to be stored.
     """
     array = tensor.detach().cpu().numpy() if isinstance(tensor, torch.Tensor) else np.asarray(tensor)
     if array.ndim == 4 and array.shape[0] == 1:
@@ -32,14 +35,26 @@ def to_image(
     if array.ndim != 3:
         raise ValueError(f"an image is made from (D, H, W) or (1, D, H, W), not from {array.shape}")
     dtype = np.dtype(dtype or (np.uint8 if array.dtype == bool else array.dtype))
-    if dtype.kind in "iu" and array.dtype.kind == "f":
-        array = np.rint(array)
+    if dtype.kind in "iu" and array.dtype.kind in "iuf" and not np.can_cast(array.dtype, dtype):
+        array = _within(array, dtype)
     image = sitk.GetImageFromArray(np.ascontiguousarray(array, dtype))
     image.SetSpacing([float(value) for value in spacing_mm_xyz])
     image.SetOrigin([float(value) for value in origin_xyz])
     if direction is not None:
         image.SetDirection([float(value) for value in direction])
     return image
+
+
+def _within(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Whole numbers that ``dtype`` can hold."""
+    if array.dtype.kind == "f":
+        if np.isnan(array).any():
+            raise ValueError(f"the array holds voxels that are NaN, which {dtype} cannot; replace them, e.g. by -1024")
+        array = np.rint(array)
+    low, high = np.iinfo(dtype).min, np.iinfo(dtype).max
+    if array.size and (array.min() < low or array.max() > high):
+        array = np.clip(array.astype(np.float64) if array.dtype.kind == "f" else array, low, high)
+    return array
 
 
 def same_grid(a: sitk.Image, b: sitk.Image) -> bool:
