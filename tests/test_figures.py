@@ -10,7 +10,7 @@ from matplotlib.colors import to_rgb
 from mine_reg.evaluation.metrics import METRICS
 from mine_reg.figures.figure1 import figure1
 from mine_reg.figures.network_drawings import POOLING, trace
-from mine_reg.figures.plots import BLUE, ORANGE, View, plot_curves, read_curve, save, show_pair, views_of
+from mine_reg.figures.plots import BLUE, ORANGE, View, read_curve, save, show_pair, views_of
 from mine_reg.figures.registration_figures import draw_dvf, figure2, figure3, mask_difference
 from mine_reg.figures.results import boxplots, training_curves
 from mine_reg.models import POOLED, AffineNet, DeformNet, StatisticNet
@@ -218,8 +218,5 @@ def curves(tmp_path):
 
 def test_learning_curves(curves):
     assert read_curve(curves, "val_tre_mm")["value"].tolist() == [5, 4] and read_curve(curves, "train_tv") is None
-    assert len(plot_curves(curves, ["train_mine", "train_dice", "val_dsc"]).axes) == 2
     figure = training_curves({("affinenet", "miregnet"): curves, ("deformnet", "midiceregnet"): curves})
     assert [len(axis.lines) for axis in figure.axes] == [1, 1, 1, 0] * 2
-    with pytest.raises(FileNotFoundError, match="train the network first"):
-        plot_curves(curves / "plots", ["val_dsc"])

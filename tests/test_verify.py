@@ -39,7 +39,17 @@ def test_worst_metric_and_method_are_named(metrics):
 
 def test_missing_rows_and_missing_values_are_seen(metrics):
     reproduced, sentence = verdict(metrics, metrics.iloc[1:])
-    assert not reproduced and "1 are missing, and 0 are new" in sentence
+    assert not reproduced and "1 are missing, 0 are new" in sentence
     changed = metrics.copy()
     changed.loc[changed.method == "ants", "tre_mm"] = np.nan
     assert not verdict(metrics, changed)[0]
+
+
+def test_a_value_that_a_single_pair_lost_and_a_row_listed_twice_are_seen(metrics):
+    equal = metrics.assign(tre_mm=metrics["tre_mm"] * 0 + 0.5)
+    changed = equal.copy()
+    changed.loc[0, "tre_mm"] = np.nan  # the mean stays
+    reproduced, sentence = verdict(equal, changed)
+    assert not reproduced and f"tre_mm of {metrics['method'][0]}" in sentence
+    reproduced, sentence = verdict(metrics, pd.concat([metrics, metrics.iloc[:2]]))
+    assert not reproduced and "2 listed twice" in sentence

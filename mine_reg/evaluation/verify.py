@@ -30,14 +30,16 @@ def verdict(committed: pd.DataFrame, here: pd.DataFrame) -> tuple[bool, str]:
     committed, here = (frame.set_index(["pair_id", "method"]).sort_index() for frame in (committed, here))
     if not committed.index.equals(here.index):
         lost, new = len(committed.index.difference(here.index)), len(here.index.difference(committed.index))
-        return False, f"not reproduced: of the committed rows (pair and method) {lost} are missing, and {new} are new"
+        twice = f", {here.index.duplicated().sum()} listed twice" if here.index.has_duplicates else ""
+        return False, f"not reproduced: of the committed rows (pair and method) {lost} are missing, {new} are new{twice}"
     tolerance = pd.Series(TOLERANCE)
     committed, here = committed[tolerance.index], here[tolerance.index]
     if here.equals(committed):
         return True, f"reproduced: all {len(here)} rows of {METRICS} are identical to the committed ones"
     old, new = (frame.groupby("method").mean() for frame in (committed, here))
-    # a value on one side only is a difference beyond any tolerance
-    ratio = ((new - old).abs() / tolerance).where(old.isna() == new.isna(), np.inf).fillna(0.0).stack()
+    # a value on one side only, be it of a single pair, is a difference beyond any tolerance
+    one_side = (committed.isna() != here.isna()).groupby("method").any()
+    ratio = ((new - old).abs() / tolerance).where(~one_side, np.inf).fillna(0.0).stack()
     method, metric = worst = ratio.idxmax()
     where = f"{metric} of {method}: {old.loc[worst]:.4g} committed, {new.loc[worst]:.4g} here"
     where += f", tolerance {tolerance[metric]:g}"

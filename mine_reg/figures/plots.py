@@ -226,32 +226,6 @@ CURVE_LABELS = {
 }
 
 
-@plt.rc_context(STYLE)
-def plot_curves(folder: Path, names: Sequence[str]) -> Figure:
-    """Draw learning curves of one training side by side; metrics that were not logged are left out.
-
-    folder : of the run's DVCLive log
-    names : e.g. ``["train_mine", "val_dsc"]``
-
-    Raises FileNotFoundError when none of them was logged.
-    """
-    curves = {name: curve for name in names if (curve := read_curve(folder, name)) is not None}
-    if not curves:
-        raise FileNotFoundError(f"{folder} holds no curve of {', '.join(names)}; train the network first")
-    figure, axes = plt.subplots(1, len(curves), figsize=(TEXT_WIDTH, 1.7), squeeze=False, dpi=120, layout="constrained")
-    for axis, (name, curve) in zip(axes[0], curves.items(), strict=True):
-        part, _, metric = name.partition("_")
-        axis.plot(
-            curve["step"], curve["value"], color=BLUE, linewidth=1, marker="o" if part == "val" else None, markersize=2
-        )
-        axis.set(
-            title="training" if part == "train" else "validation",
-            xlabel="step",
-            ylabel=CURVE_LABELS.get(metric, metric),
-        )
-    return figure
-
-
 def save(figure: Figure, folder: Path, name: str, dpi: int = 200) -> None:
     """Write ``name.png`` and ``name.pdf`` into ``folder``; the same figure gives the same bytes."""
     figure.savefig(folder / f"{name}.png", dpi=dpi)
