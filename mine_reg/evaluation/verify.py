@@ -31,7 +31,7 @@ def verdict(committed: pd.DataFrame, here: pd.DataFrame) -> tuple[bool, str]:
     if not committed.index.equals(here.index):
         lost, new = len(committed.index.difference(here.index)), len(here.index.difference(committed.index))
         twice = f", {here.index.duplicated().sum()} listed twice" if here.index.has_duplicates else ""
-        return False, f"not reproduced: of the committed rows (pair and method) {lost} are missing, {new} are new{twice}"
+        return False, f"not reproduced: of the committed rows (pair, method) {lost} are missing, {new} are new{twice}"
     tolerance = pd.Series(TOLERANCE)
     committed, here = committed[tolerance.index], here[tolerance.index]
     if here.equals(committed):
