@@ -5,7 +5,7 @@ total displacement (1, 3, D, H, W) from fixed to moving points, in voxels of the
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -77,6 +77,24 @@ def field_metrics(displacement: Tensor) -> dict[str, float]:
         "folding_percent": 100 * (jacobian <= 0).double().mean().item(),
         "sd_log_jacobian": jacobian.clamp(min=1e-9).log().std(correction=0).item(),
     }
+
+
+def field_metrics_of_slabs(slabs: Iterable[Tensor]) -> dict[str, float]:
+    """`field_metrics` of a displacement that is never held as a whole.
+
+    slabs : (1, 3, d, H, W) each, of three slices or more, the last two of which are the first two of the next
+    """
+    count, folded, mean, squares = 0, 0, 0.0, 0.0
+    for slab in slabs:
+        jacobian = jacobian_determinant(slab).double()
+        folded += int((jacobian <= 0).sum())
+        logs = jacobian.clamp(min=1e-9).log()
+        own, new = logs.mean().item(), logs.numel()
+        # the squares around the mean of all so far (Chan et al., 1983)
+        squares += (logs - own).square().sum().item() + (own - mean) ** 2 * count * new / (count + new)
+        mean += (own - mean) * new / (count + new)
+        count += new
+    return {"folding_percent": 100 * folded / count, "sd_log_jacobian": math.sqrt(squares / count)}
 
 
 def tre_mm(displacement: Tensor, fixed_points: Tensor, moving_points: Tensor, spacing_mm: Sequence[float]) -> float:

@@ -5,12 +5,15 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
+from mine_reg.images.dicom import read_dicom_file, read_dicom_folder
+from mine_reg.images.itk_state import decimal_point
 from mine_reg.images.kinds import UNKNOWN, kind_of
 from mine_reg.images.metaimage import check_metaimage, metaimage_files
 from mine_reg.images.nifti import nifti_files, read_nifti
 from mine_reg.images.nrrd import check_nrrd, nrrd_files
 
 
+@decimal_point()
 def read_image(path: str | Path) -> sitk.Image:
     """One scalar 3D volume: a NIfTI, NRRD or MetaImage file, a folder that holds one DICOM series, or an enhanced CT.
 
@@ -66,6 +69,7 @@ def checked_volume(image: sitk.Image, name: str | Path) -> sitk.Image:
     return image
 
 
+@decimal_point()
 def read_or_explain(reader, path: str | Path):
     """``reader(path)``, with what ITK says when it fails in one sentence that names the file."""
     if not Path(path).exists():
@@ -98,21 +102,9 @@ def _read_checked(check, reader: str):
     return read
 
 
-def _read_folder(path: Path) -> sitk.Image:
-    from mine_reg.images.dicom import read_dicom_folder  # here: pydicom takes a while, and most images are no DICOM
-
-    return read_dicom_folder(path)
-
-
-def _read_dicom_file(path: Path) -> sitk.Image:
-    from mine_reg.images.dicom import read_dicom_file
-
-    return read_dicom_file(path)
-
-
 _READERS = {
-    "folder": _read_folder,
-    "DICOM": _read_dicom_file,
+    "folder": read_dicom_folder,
+    "DICOM": read_dicom_file,
     "NIfTI": read_nifti,
     "NRRD": _read_checked(check_nrrd, "NrrdImageIO"),
     "MetaImage": _read_checked(check_metaimage, "MetaImageIO"),

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
+from mine_reg.images.itk_state import decimal_point
 from mine_reg.storage.sentences import one_sentence
 from mine_reg.storage.writing import whole_file
 
@@ -33,6 +34,7 @@ def check_image_name(path: str | Path) -> None:
         raise ValueError(f"{path} has no ending of an image that can be written; end it in {', '.join(most)} or {last}")
 
 
+@decimal_point()
 def write_image(image: sitk.Image, path: str | Path, compress: bool = True) -> None:
     """An image as NIfTI, NRRD or MetaImage. Raises ValueError for another ending, and OSError that names the file when
     it could not be written whole."""
@@ -48,6 +50,7 @@ def write_image(image: sitk.Image, path: str | Path, compress: bool = True) -> N
             _say_why(beside, sitk.GetArrayViewFromImage(image).nbytes)
 
 
+@decimal_point()
 def write_transform_file(transform: sitk.Transform, path: str | Path) -> None:
     """A transform as ``.h5``, ``.tfm`` or, an affine, ``.mat``. Raises OSError that names the file when it could not be
     written whole, and ValueError when ITK cannot write such a transform so."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mine_reg.losses import MineLoss, scores, total_variation
 from mine_reg.models import StatisticNet
+from mine_reg.pair_tool.undisturbed import undisturbed
 from mine_reg.spatial import jacobian_determinant, sample_at, smooth, total_displacement, transform_points, voxel_points
 from mine_reg.training.similarity import DESCRIPTORS, describe
 
@@ -41,6 +42,7 @@ class RefinementSettings:
     seed: int = 0
 
 
+@undisturbed
 def refine(
     fixed: Tensor,
     moving: Tensor,
@@ -62,13 +64,14 @@ def refine(
 
     The first half of the steps moves the affine map too. Every `_EVERY` steps the objective is measured on voxels that
     stay the same; the best answer so far is kept, one that folds where the given one did not is never taken, and two
-    looks without a better one end it.
+    looks without a better one end it. The same pair gives the same answer, whatever else draws random numbers.
     """
-    settings = settings or RefinementSettings()
-    with torch.random.fork_rng():
-        torch.manual_seed(settings.seed)  # the same pair gives the same answer
-        objective = _Objective(fixed, moving, theta, dvf, copy.deepcopy(statistic).train(), region, settings)
-        return _descend(objective, steps, watch or (lambda *_: None))
+    # what was made in inference mode can take no part in a descent
+    fixed, moving, theta, dvf = (x.clone() if x.is_inference() else x for x in (fixed, moving, theta, dvf))
+    objective = _Objective(
+        fixed, moving, theta, dvf, copy.deepcopy(statistic).train(), region, settings or RefinementSettings()
+    )
+    return _descend(objective, steps, watch or (lambda *_: None))
 
 
 class _Objective:
@@ -81,6 +84,7 @@ class _Objective:
     def __init__(self, fixed, moving, theta, dvf, statistic, region, settings):
         self.theta, self.dvf, self.statistic, self.settings = theta, dvf, statistic, settings
         self.size, self.mine = fixed.shape[2:], MineLoss()
+        self.random = {name: torch.Generator(name).manual_seed(settings.seed) for name in {"cpu", str(fixed.device)}}
         descriptor = next(name for name, channels in DESCRIPTORS.items() if channels == statistic.inputs)
         self.fixed, self.moving = describe(fixed, descriptor), describe(moving, descriptor)
         self.inside = torch.nonzero(region.flatten())[:, 0].cpu()
@@ -96,14 +100,15 @@ class _Objective:
 
     def draw(self) -> Tensor:
         """Flat indices of random voxels of the region."""
-        return self.inside[torch.randperm(len(self.inside))[: self.settings.samples]]
+        return self.inside[torch.randperm(len(self.inside), generator=self.random["cpu"])[: self.settings.samples]]
 
     def __call__(self, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Its value at voxels ``chosen``, theta and DVF."""
         theta, dvf = self.answer()
         points = voxel_points(chosen[None].to(self.fixed.device), self.size)
         moved = sample_at(self.moving, transform_points(points, self.size, theta, dvf))
-        joint, marginal = scores(self.statistic, moved, self.fixed.flatten(2)[:, :, chosen].transpose(1, 2))
+        there = self.fixed.flatten(2)[:, :, chosen].transpose(1, 2)
+        joint, marginal = scores(self.statistic, moved, there, self.random[str(there.device)])
         tv = total_variation(dvf, self.size)
         return self.mine(joint, marginal) + self.settings.mu * tv, theta, dvf
 

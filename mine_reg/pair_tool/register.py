@@ -21,7 +21,8 @@ from mine_reg.models import StatisticNet
 from mine_reg.pair_tool.device import chosen_device
 from mine_reg.pair_tool.refine import refine as refine_pair
 from mine_reg.pair_tool.report import before_and_after, distrust, mutual_information, names_of, read_masks
-from mine_reg.pair_tool.working_grid import fading_border, found_lungs, scaled, thinned, working_grid
+from mine_reg.pair_tool.undisturbed import undisturbed
+from mine_reg.pair_tool.working_grid import fading_border, found_lungs, marked_lungs, scaled, thinned, working_grid
 from mine_reg.registration import halved, predict_on_two_grids
 from mine_reg.spatial import smooth, total_displacement, upsample
 from mine_reg.storage.results import digest
@@ -51,18 +52,22 @@ class Result:
 
 @dataclass
 class _Images:
-    """By role, ``fixed`` and ``moving``: the CTs, and the lungs found in them.
+    """By role, ``fixed`` and ``moving``: the CTs, the masks given, None where there is none, and the lungs.
 
     seen : the CTs as voxels of the working grid would see them, each on its own grid
     grid : the working grid
+    doubts : sentences about the lungs
     """
 
     full: dict[str, sitk.Image]
+    masks: dict[str, sitk.Image | None]
     lungs: dict[str, sitk.Image]
     seen: dict[str, sitk.Image]
     grid: sitk.Image
+    doubts: list[str]
 
 
+@undisturbed
 def register(
     fixed: Image,
     moving: Image,
@@ -79,7 +84,8 @@ def register(
     weights : name of weights in the package, or a file made by `training.weights.save_weights_file`
     refine : at most so many steps of instance optimisation after the networks, see `refine.refine`; 0: one shot
     device : ``cpu``, ``cuda`` or ``cuda:N``; None: a GPU where there is one
-    fixed_mask, moving_mask : lung masks on their images' grids; used for the report alone
+    fixed_mask, moving_mask : lung masks on their images' grids; for the report, and in place of lungs that cannot be
+        found, as in children, dense lungs and cropped scans
     fixed_points, moving_points : corresponding points, files (see `points.read_point_list`) or (N, 3) in LPS mm; used
         for the report alone
 
@@ -97,8 +103,7 @@ def register(
     if refine < 0:
         raise ValueError(f"refine is {refine}; give a number of steps, 0 for none")
     names = names_of(fixed, moving)
-    images = _read(fixed, moving, names)
-    masks = read_masks(images.full, names, fixed_mask, moving_mask)
+    images = _read(fixed, moving, fixed_mask, moving_mask, names)
     points = read_pair_points(fixed_points, moving_points)
     shift = _shift_of_far_lungs(images.lungs["fixed"], images.lungs["moving"])
     clock.append(time.perf_counter())
@@ -127,26 +132,55 @@ def register(
     report["mutual_information_before"] = mutual_information(*pair, region)
     report["mutual_information_after"] = mutual_information(pair[0], moved_there, region)
     report |= field_metrics(total_displacement(theta, dvf, dvf.shape[2:]))
-    report |= before_and_after(transform, images.full["fixed"], masks, points)
+    report |= before_and_after(transform, images.full["fixed"], images.masks, points)
     spent = dict(zip(("read", "register", "warp"), np.diff(clock).tolist(), strict=True))
     report["seconds"] = spent | {"total": time.perf_counter() - clock[0]}
-    report["warnings"] = distrust(report) + (doubts_about_points(*points, transform) if points else [])
+    doubts = images.doubts + (doubts_about_points(*points, transform) if points else [])
+    report["warnings"] = distrust(report) + doubts
     return Result(moved, transform, _field_on(images.grid, transform), report)
 
 
-def _read(fixed: Image, moving: Image, names: dict[str, str]) -> _Images:
+def _read(
+    fixed: Image, moving: Image, fixed_mask: Image | None, moving_mask: Image | None, names: dict[str, str]
+) -> _Images:
     """Both images at once: SimpleITK works outside Python's lock."""
 
-    def read(role: str, given: Image) -> tuple[sitk.Image, sitk.Image, sitk.Image]:
+    def read(role: str, given: Image) -> tuple[sitk.Image, sitk.Image, sitk.Image | ValueError]:
         image = read_ct(given, names[role])
         thin = thinned(image)
-        return image, thin, found_lungs(thin, names[role])
+        try:
+            return image, thin, found_lungs(thin)
+        except ValueError as error:
+            return image, thin, error
 
     with ThreadPoolExecutor(2) as both:
         found = both.map(read, names, (fixed, moving))
-        full, thin, lungs = (dict(zip(names, values, strict=True)) for values in zip(*found, strict=True))
+        full, thin, found = (dict(zip(names, values, strict=True)) for values in zip(*found, strict=True))
+    masks = read_masks(full, names, fixed_mask, moving_mask)
+    lungs, doubts = _lungs(found, masks, names)
     grid = working_grid(lungs["fixed"])
-    return _Images(full, lungs, {role: averaged(image, grid.GetSpacing()[0]) for role, image in thin.items()}, grid)
+    seen = {role: averaged(image, grid.GetSpacing()[0]) for role, image in thin.items()}
+    return _Images(full, masks, lungs, seen, grid, doubts)
+
+
+def _lungs(
+    found: dict[str, sitk.Image | ValueError], masks: dict[str, sitk.Image | None], names: dict[str, str]
+) -> tuple[dict[str, sitk.Image], list[str]]:
+    """Lungs by role, and sentences about them: those found or, where there are none, what the masks mark.
+
+    With both masks both images' lungs are theirs then, so that they are the same part of the body. Raises ValueError
+    that says which mask is missing.
+    """
+    failed = [role for role in found if isinstance(found[role], ValueError)]
+    if lacking := [role for role in failed if masks[role] is None]:
+        first, missing = lacking[0], " and ".join(f"{role}_mask" for role in lacking)
+        raise ValueError(f"{names[first]}: {found[first]}, as {missing}")
+    if not failed:
+        return found, []
+    marked = [role for role in found if masks[role] is not None]
+    lungs = found | {role: marked_lungs(masks[role], f"{role}_mask") for role in marked}
+    where, taken = " and ".join(failed), " and ".join(f"{role}_mask" for role in marked)
+    return lungs, [f"no lungs could be found in the {where} image, so {taken} took their place"]
 
 
 def _shift_of_far_lungs(fixed: sitk.Image, moving: sitk.Image) -> np.ndarray:

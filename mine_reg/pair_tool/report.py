@@ -9,17 +9,20 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
-from mine_reg.evaluation.metrics import field_metrics, mask_metrics
+from mine_reg.evaluation.metrics import field_metrics_of_slabs, mask_metrics
 from mine_reg.evaluation.mutual_information import histogram_mutual_information
 from mine_reg.images.ct import Image, read_ct, read_lung_mask
-from mine_reg.images.geometry import displacement_voxels, on_grid, to_tensor
+from mine_reg.images.geometry import displacement_voxels
 from mine_reg.images.point_doubts import doubts_about_points
 from mine_reg.images.points import Points, read_pair_points
+from mine_reg.images.slabs import slabs, warped_mask
 from mine_reg.images.transforms import map_points, read_transforms
+from mine_reg.pair_tool.undisturbed import undisturbed
 
 IDENTITY = sitk.Transform(3, sitk.sitkIdentity)
 
 
+@undisturbed
 def evaluate(
     fixed: Image,
     moving: Image,
@@ -47,8 +50,16 @@ def evaluate(
         transform = read_transforms(transform)
     for sentence in doubts_about_points(*points, transform) if points else ():
         warnings.warn(sentence, stacklevel=2)
-    report = field_metrics(displacement_voxels(transform, images["fixed"], images["fixed"]))
-    return report | before_and_after(transform, images["fixed"], masks, points)
+    grid = _empty_like(images["fixed"])
+    del images  # at full resolution the largest of all that there is
+    report = field_metrics_of_slabs(displacement_voxels(transform, slab, slab) for _, slab in slabs(grid, halo=1))
+    return report | before_and_after(transform, grid, masks, points)
+
+
+def _empty_like(image: sitk.Image) -> sitk.Image:
+    grid = sitk.Image(image.GetSize(), sitk.sitkUInt8)
+    grid.CopyInformation(image)
+    return grid
 
 
 def names_of(fixed: Image, moving: Image) -> dict[str, str]:
@@ -58,19 +69,19 @@ def names_of(fixed: Image, moving: Image) -> dict[str, str]:
 
 
 def read_masks(images: dict, names: dict, fixed_mask: Image | None, moving_mask: Image | None) -> dict:
-    """Lung masks on their images' grids by role; None for one that is not given. Raises what `read_lung_mask`
-    raises."""
+    """Lung masks, uint8 0 or 1, on their images' grids by role; None for one that is not given. Raises what
+    `read_lung_mask` raises."""
     given = {"fixed": fixed_mask, "moving": moving_mask}
     return {
-        role: None if mask is None else read_lung_mask(mask, images[role], role, names[role])
+        role: None if mask is None else sitk.Cast(read_lung_mask(mask, images[role], role, names[role]), sitk.sitkUInt8)
         for role, mask in given.items()
     }
 
 
 def before_and_after(
-    transform: sitk.Transform, fixed: sitk.Image, masks: dict[str, sitk.Image | None], points: tuple | None
+    transform: sitk.Transform, grid: sitk.Image, masks: dict[str, sitk.Image | None], points: tuple | None
 ) -> dict[str, float]:
-    """DSC, ASD, HD and HD95 of the lung masks on the grid of the fixed image, and TRE, each with ``_before`` and
+    """DSC, ASD, HD and HD95 of the lung masks on ``grid``, that of the fixed image, and TRE, each with ``_before`` and
     ``_after``.
 
     Without both masks, or without points, theirs are left out.
@@ -79,13 +90,22 @@ def before_and_after(
     for moment, map_ in (("before", IDENTITY), ("after", transform)):
         values = {}
         if masks["fixed"] is not None and masks["moving"] is not None:
-            moved = on_grid(masks["moving"], fixed, 0, map_) > 0.5
-            values |= mask_metrics(to_tensor(masks["fixed"]), to_tensor(moved), fixed.GetSpacing()[::-1])
+            fixed, moved = sitk.GetArrayViewFromImage(masks["fixed"]) > 0, warped_mask(masks["moving"], grid, map_)
+            values |= mask_metrics(*_in_their_box(fixed, moved), grid.GetSpacing()[::-1])
         if points is not None:
             distances = np.linalg.norm(map_points(map_, points[0]) - points[1], axis=1)
             values["tre_mm"] = float(distances.mean())
         report |= {f"{name}_{moment}": value for name, value in values.items()}
     return report
+
+
+def _in_their_box(*masks: np.ndarray) -> list[torch.Tensor]:
+    """Boolean arrays (D, H, W) on one grid without the border in which none of them is True, but for one voxel."""
+    box = []
+    for axis in range(3):
+        marked = np.flatnonzero(sum(mask.any(tuple({0, 1, 2} - {axis})) for mask in masks))
+        box.append(slice(max(marked[0] - 1, 0), marked[-1] + 2) if len(marked) else slice(None))
+    return [torch.from_numpy(np.ascontiguousarray(mask[*box])) for mask in masks]
 
 
 def mutual_information(fixed: torch.Tensor, moving: torch.Tensor, region: np.ndarray) -> float:

@@ -25,14 +25,19 @@ def thinned(image: sitk.Image) -> sitk.Image:
     return sitk.BinShrink(image, [min(block, n // 4) for block, n in zip(blocks, image.GetSize(), strict=True)])
 
 
-def found_lungs(image: sitk.Image, name: str) -> sitk.Image:
-    """Lungs on an axis-aligned grid of 4 mm over the image. Raises ValueError that names the image when there are
-    none."""
-    grid = _grid_over(image, _LUNGS_MM)
-    try:
-        return lung_mask(on_grid(averaged(image, _LUNGS_MM), grid, AIR_HU))
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from None
+def found_lungs(image: sitk.Image) -> sitk.Image:
+    """Lungs on an axis-aligned grid of 4 mm over the image. Raises ValueError when there is nothing like lungs."""
+    return lung_mask(on_grid(averaged(image, _LUNGS_MM), _grid_over(image, _LUNGS_MM), AIR_HU))
+
+
+def marked_lungs(mask: sitk.Image, name: str) -> sitk.Image:
+    """What a mask of 0 and 1 marks, on such a grid. Raises ValueError that names the mask when it marks too little to
+    be seen there."""
+    mask = thinned(sitk.Cast(mask, sitk.sitkFloat32))
+    lungs = on_grid(averaged(mask, _LUNGS_MM), _grid_over(mask, _LUNGS_MM), 0) >= 0.5
+    if not sitk.GetArrayViewFromImage(lungs).any():
+        raise ValueError(f"{name} marks nothing that is {_LUNGS_MM:g} mm wide; it must mark both lungs")
+    return lungs
 
 
 def working_grid(lungs: sitk.Image) -> sitk.Image:
@@ -53,9 +58,9 @@ def scaled(image: sitk.Image, grid: sitk.Image, transform: sitk.Transform | None
 
 def fading_border(size: Sequence[int], spacing_mm: float) -> torch.Tensor:
     """(1, 1, D, H, W): 1 inside, falling to 0 over the outermost 15 mm."""
-    weights = torch.ones(tuple(size))
+    weights = torch.ones(tuple(size), dtype=torch.float32)
     for axis, n in enumerate(size):
-        steps = torch.arange(n)
+        steps = torch.arange(n, dtype=torch.float32)
         ramp = (torch.minimum(steps, n - 1 - steps) * spacing_mm / _TAPER_MM).clamp(max=1.0)
         weights = weights * ramp.view([-1 if axis == other else 1 for other in range(3)])
     return weights[None, None]

@@ -6,6 +6,7 @@ single file holds AffineNet, DeformNet, that of the fine level, T, their setting
 
 import inspect
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -148,7 +149,8 @@ def load_weights_file(weights: str | Path) -> RegistrationWeights:
             raise ValueError("values that are not finite")
         networks = {name: _network(kind, name, header, tensors) for name, kind in _KINDS.items() if name in header}
         registration = Registration(networks["affinenet"], networks["deformnet"])
-        statistic = _statistic(_part("statistic", tensors))
+        state = _part("statistic", tensors)
+        statistic = _filled(lambda: StatisticNet(*_sizes(state)), state) if state else None
         provenance = json.loads(header["recipe"])
     except (SafetensorError, KeyError, TypeError, ValueError, AttributeError, OSError, RuntimeError) as error:
         reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error).partition("\n")[0]
@@ -159,9 +161,16 @@ def load_weights_file(weights: str | Path) -> RegistrationWeights:
 
 
 def _network(kind: type[nn.Module], name: str, header: dict[str, str], tensors: dict[str, Tensor]) -> nn.Module:
-    network = make_network(kind, json.loads(header[name]))
-    network.load_state_dict(_part(name, tensors))
-    return network.eval()
+    return _filled(lambda: make_network(kind, json.loads(header[name])), _part(name, tensors)).eval()
+
+
+def _filled(make: Callable[[], nn.Module], state: dict[str, Tensor]) -> nn.Module:
+    """The network that ``make`` makes, with these weights; first weights, which take random numbers and the types and
+    devices that the process has set, are never there."""
+    with torch.device("meta"):
+        network = make()
+    network.load_state_dict(state, assign=True)
+    return network.float()
 
 
 def _part(name: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -173,6 +182,11 @@ def _statistic(state: dict[str, Tensor]) -> StatisticNet | None:
     """T from its weights, which tell its sizes; None from none."""
     if not state:
         return None
-    statistic = StatisticNet(*state["entrance_moving.0.weight"].shape)
+    statistic = StatisticNet(*_sizes(state))
     statistic.load_state_dict(state)
     return statistic
+
+
+def _sizes(state: dict[str, Tensor]) -> torch.Size:
+    """Width and inputs of a T."""
+    return state["entrance_moving.0.weight"].shape
