@@ -227,14 +227,15 @@ def test_mixed_up_points_are_noticed(partners, known):
     shuffled = np.random.default_rng(2).permutation(moving)
     mixed = {
         "rows of one of the point files are in reverse order": (fixed, moving[::-1]),
-        "the moving points are in RAS" if known else "one of the point files is in RAS": (fixed, moving * flip),
+        "one of the point files is in RAS, the other in LPS": (fixed, moving * flip),
         "row i of one point file does not look like the partner": (fixed, shuffled),
         "the partner of row i": (fixed[:-1], moving[1:]),
     }
     if known:
         mixed["both point files are in RAS"] = (fixed * flip, moving * flip)
         mixed["fixed and moving points are swapped"] = (moving, fixed)
-        mixed["the fixed points are in RAS"] = (fixed * flip, moving)
+    (doubt,) = doubts_about_points(fixed * flip, moving, transform)
+    assert "one of the point files is in RAS" in doubt
     for said, points in mixed.items():
         (doubt,) = doubts_about_points(*points, transform)
         assert said in doubt

@@ -7,76 +7,22 @@ import numpy as np
 import pandas as pd
 import pytest
 import SimpleITK as sitk
-import torch
-from scipy.spatial.transform import Rotation
+from known_networks import DISPLACEMENT, SIZE, SPACING, THETA, known_weights, turned
 from typer.testing import CliRunner
 
 import mine_reg
 from mine_reg.cli import app
-from mine_reg.images.geometry import same_grid, to_image
+from mine_reg.images.geometry import same_grid
 from mine_reg.images.transforms import map_points, read_transform
-from mine_reg.models import AffineNet, DeformNet
 from mine_reg.pair_tool.files import register_files
 from mine_reg.pair_tool.register import register
-from mine_reg.synthetic.phantom import grid_origin, make_pair
-from mine_reg.training.weights import load_weights_file, save_network, save_weights_file
-
-SIZE, SPACING = (56, 56, 56), 6.0
-THETA = torch.tensor([[1.03, 0.02, 0.0, 0.05], [0.0, 0.98, 0.01, -0.02], [0.02, 0.0, 1.01, 0.03]])
-DISPLACEMENT = torch.tensor([0.6, -0.4, 0.8])  # voxels of whatever grid DeformNet sees, z, y, x
+from mine_reg.synthetic.phantom import make_pair
+from mine_reg.training.weights import load_weights_file
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    """Networks that answer THETA and, inside the grid, DISPLACEMENT to anything."""
-    folder = tmp_path_factory.mktemp("weights")
-    affinenet, deformnet = AffineNet((4, 8)), DeformNet((4, 8))
-    with torch.no_grad():
-        affinenet.parameters_head.bias.copy_(((THETA - torch.eye(3, 4)) / 0.1).flatten())
-        deformnet.field.weight.zero_()
-        deformnet.field.bias.copy_(DISPLACEMENT)
-    save_network(
-        affinenet,
-        None,
-        {
-            "channels": [4, 8],
-            "largest_size": 96,
-            "passes": 1,
-            "pooling": "moments",
-            "last_norm": True,
-            "coordinates": False,
-        },
-        folder / "affinenet",
-    )
-    save_network(
-        deformnet,
-        None,
-        {"channels": [4, 8], "first_stride": 2, "passes": 1, "smoothing": 0.0, "local_contrast": False},
-        folder / "deformnet",
-    )
-    save_weights_file(folder / "affinenet", folder / "deformnet", folder / "test.safetensors", {"data": "none"})
-    return folder / "test.safetensors"
-
-
-def turned(values: torch.Tensor, shift=(0.0, 0.0, 0.0), angle=0.0, dtype="int16") -> sitk.Image:
-    """A volume of the phantom with its axes turned in space, so that anatomy stays where it is, and then shifted as a
-    whole."""
-    image = to_image(values, (SPACING,) * 3, grid_origin(SIZE, SPACING), dtype=dtype)
-    if angle:
-        grid = sitk.Image([64, 60, 58], sitk.sitkInt16)
-        grid.SetSpacing((5.5, 6.0, 6.5))
-        direction = Rotation.from_rotvec([0.0, 0.05, angle]).as_matrix()
-        grid.SetDirection(direction.ravel())
-        grid.SetOrigin((-direction @ (np.array(grid.GetSize()) - 1) / 2 * np.array(grid.GetSpacing())).tolist())
-        image = sitk.Resample(
-            image,
-            grid,
-            sitk.Transform(),
-            sitk.sitkNearestNeighbor if dtype == "uint8" else sitk.sitkLinear,
-            0 if dtype == "uint8" else -1024,
-        )
-    image.SetOrigin((np.array(image.GetOrigin()) + shift).tolist())
-    return image
+    return known_weights(tmp_path_factory.mktemp("weights"))
 
 
 @pytest.fixture(scope="module")
@@ -236,51 +182,6 @@ def test_files_come_out_complete_and_apply_repeats_them(pair, weights, tmp_path)
     np.testing.assert_allclose(pd.read_csv(tmp_path / "mapped.csv"), mapped, atol=1e-3)
 
 
-def test_a_batch_goes_on_after_a_bad_pair_and_does_nothing_twice(pair, weights, tmp_path, monkeypatch):
-    for name, dtype in (("fixed", "int16"), ("moving", "int16"), ("fixed_mask", "uint8"), ("moving_mask", "uint8")):
-        sitk.WriteImage(turned(getattr(pair, name), dtype=dtype), str(tmp_path / f"{name}.nii.gz"))
-    sitk.WriteImage(turned(pair.moving * 0 - 1000), str(tmp_path / "air.nii.gz"))
-    columns = "pair_id,fixed,moving,fixed_mask,moving_mask"
-    rows = [
-        f"{name},fixed.nii.gz,{moving}.nii.gz,fixed_mask.nii.gz,moving_mask.nii.gz"
-        for name, moving in (("a", "moving"), ("b", "air"), ("c", "moving"))
-    ]
-    (tmp_path / "pairs.csv").write_text("\n".join([columns, *rows]) + "\n")
-    command = [
-        "batch",
-        str(tmp_path / "pairs.csv"),
-        "--out",
-        str(tmp_path / "out"),
-        "--weights",
-        str(weights),
-        "--device",
-        "cpu",
-    ]
-    done = CliRunner().invoke(app, command)
-    assert done.exit_code == 1 and "lists 3 pairs, 1 of which could not be registered" in done.stdout
-    summary = pd.read_csv(tmp_path / "out/summary.csv").set_index("pair_id")
-    assert "air.nii.gz has no voxel above -500 HU" in summary.loc["b", "error"] and summary[
-        "error"
-    ].isna().tolist() == [True, False, True]
-    assert summary.loc["a", "dsc_after"] == summary.loc["c", "dsc_after"] > 0
-    assert not (tmp_path / "out/b").exists() and (tmp_path / "out/a/transform.h5").is_file()
-
-    sitk.WriteImage(turned(pair.moving), str(tmp_path / "air.nii.gz"))  # mended
-    monkeypatch.setattr("mine_reg.pair_tool.files.register", _only(tmp_path / "air.nii.gz"))
-    assert CliRunner().invoke(app, command).exit_code == 0
-    assert pd.read_csv(tmp_path / "out/summary.csv")["error"].isna().all()
-
-
-def _only(allowed):
-    """`register` that refuses any other moving image: the others must not be done again."""
-
-    def call(fixed, moving, **options):
-        assert moving == allowed
-        return register(fixed, moving, **options)
-
-    return call
-
-
 def test_wrong_input_is_refused_in_a_sentence(pair, weights, tmp_path):
     fixed, moving = turned(pair.fixed), turned(pair.moving)
     magnetic = sitk.Cast(
@@ -290,7 +191,7 @@ def test_wrong_input_is_refused_in_a_sentence(pair, weights, tmp_path):
         register(fixed, magnetic, weights)
     with pytest.raises(ValueError, match="fixed must be a scalar volume"):
         register(fixed[:, :, 0], moving, weights)
-    with pytest.raises(ValueError, match="fixed_mask is on another grid than fixed"):
+    with pytest.raises(ValueError, match="fixed_mask .*is on another grid than fixed"):
         register(
             fixed,
             moving,

@@ -23,17 +23,18 @@ def doubts_about_points(fixed: np.ndarray, moving: np.ndarray, transform: sitk.T
     chosen = np.unique(np.linspace(0, len(fixed) - 1, min(_MOST, len(fixed))).astype(int))
     backwards = moving[::-1][chosen]
     fixed, moving = fixed[chosen], moving[chosen]
-    other_ways = {"the rows of one of the point files are in reverse order": (fixed, backwards)}
-    if transform is None:
-        other_ways["one of the point files is in RAS"] = (fixed * _RAS, moving)
-    else:
-        other_ways["the fixed points are in RAS"] = (fixed * _RAS, moving)
-        other_ways["the moving points are in RAS"] = (fixed, moving * _RAS)
-        other_ways["both point files are in RAS"] = (fixed * _RAS, moving * _RAS)
-        other_ways["fixed and moving points are swapped"] = (moving, fixed)
+    other_ways = [
+        ("the rows of one of the point files are in reverse order", fixed, backwards),
+        ("one of the point files is in RAS, the other in LPS", fixed * _RAS, moving),
+        ("one of the point files is in RAS, the other in LPS", fixed, moving * _RAS),
+    ]
+    if transform is not None:
+        other_ways += [
+            ("both point files are in RAS", fixed * _RAS, moving * _RAS),
+            ("fixed and moving points are swapped", moving, fixed),
+        ]
     given = _mean_distance(fixed, moving, transform)
-    found = {said: _mean_distance(*points, transform) for said, points in other_ways.items()}
-    said, least = min(found.items(), key=lambda item: item[1])
+    least, said = min((_mean_distance(*points, transform), said) for said, *points in other_ways)
     if least < _BETTER * given and given - least > _BETTER_MM:
         return [f"it looks as if {said}: their mean distance would be {least:.1f} mm, and is {given:.1f} mm as given"]
     if len(fixed) >= 2 * _FEWEST and given > _UNRELATED * (random := _mean_of_all(fixed, moving, transform)):

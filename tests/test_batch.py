@@ -1,0 +1,229 @@
+"""Many pairs: one that is bad, whatever the reason, never stops the rest; nothing is done twice, and nothing stays that
+was made from something else."""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import SimpleITK as sitk
+from known_networks import SIZE, SPACING, known_weights, turned
+from typer.testing import CliRunner
+
+from mine_reg.cli import app
+from mine_reg.pair_tool import files
+from mine_reg.pair_tool.files import ALL_FILES, register_files, register_manifest
+from mine_reg.pair_tool.register import register
+from mine_reg.storage.results import MARK
+from mine_reg.storage.writing import BEGUN
+from mine_reg.synthetic.phantom import make_pair
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    return known_weights(tmp_path_factory.mktemp("weights"))
+
+
+@pytest.fixture(scope="module")
+def pair():
+    return make_pair(SIZE, SPACING, 3)
+
+
+def test_a_batch_goes_on_after_a_bad_pair_and_does_nothing_twice(pair, weights, tmp_path, monkeypatch):
+    for name, dtype in (("fixed", "int16"), ("moving", "int16"), ("fixed_mask", "uint8"), ("moving_mask", "uint8")):
+        sitk.WriteImage(turned(getattr(pair, name), dtype=dtype), str(tmp_path / f"{name}.nii.gz"))
+    sitk.WriteImage(turned(pair.moving * 0 - 1000), str(tmp_path / "air.nii.gz"))
+    columns = "pair_id,fixed,moving,fixed_mask,moving_mask"
+    rows = [
+        f"{name},fixed.nii.gz,{moving}.nii.gz,fixed_mask.nii.gz,moving_mask.nii.gz"
+        for name, moving in (("a", "moving"), ("b", "air"), ("c", "moving"))
+    ]
+    (tmp_path / "pairs.csv").write_text("\n".join([columns, *rows]) + "\n")
+    command = [
+        "batch",
+        str(tmp_path / "pairs.csv"),
+        "--out",
+        str(tmp_path / "out"),
+        "--weights",
+        str(weights),
+        "--device",
+        "cpu",
+    ]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 1 and "lists 3 pairs, 1 of which could not be registered" in done.stdout
+    summary = pd.read_csv(tmp_path / "out/summary.csv").set_index("pair_id")
+    assert "air.nii.gz has no voxel above -500 HU" in summary.loc["b", "error"] and summary[
+        "error"
+    ].isna().tolist() == [True, False, True]
+    assert summary.loc["a", "dsc_after"] == summary.loc["c", "dsc_after"] > 0
+    assert not (tmp_path / "out/b").exists() and (tmp_path / "out/a/transform.h5").is_file()
+
+    sitk.WriteImage(turned(pair.moving), str(tmp_path / "air.nii.gz"))  # mended
+    monkeypatch.setattr("mine_reg.pair_tool.files.register", _only(tmp_path / "air.nii.gz"))
+    assert CliRunner().invoke(app, command).exit_code == 0
+    assert pd.read_csv(tmp_path / "out/summary.csv")["error"].isna().all()
+
+
+def _only(allowed):
+    """`register` that refuses any other moving image: the others must not be done again."""
+
+    def call(fixed, moving, **options):
+        assert moving == allowed
+        return register(fixed, moving, **options)
+
+    return call
+
+
+@pytest.fixture
+def make_table(pair, tmp_path):
+    """A function of ids that writes a table of pairs of the same images, with points."""
+    for name, dtype in (("fixed", "int16"), ("moving", "int16"), ("fixed_mask", "uint8"), ("moving_mask", "uint8")):
+        sitk.WriteImage(turned(getattr(pair, name), dtype=dtype), str(tmp_path / f"{name}.nii.gz"))
+    row = {name: f"{name}.nii.gz" for name in ("fixed", "moving", "fixed_mask", "moving_mask")}
+    for name in ("fixed_points", "moving_points"):
+        points = pd.DataFrame(getattr(pair, f"{name}_xyz").numpy(), columns=list("xyz"))
+        points.to_csv(tmp_path / f"{name}.csv", index=False)
+        row[name] = f"{name}.csv"
+
+    def make(ids):
+        pd.DataFrame([{"pair_id": name, **row} for name in ids]).to_csv(tmp_path / "pairs.csv", index=False)
+        return tmp_path / "pairs.csv"
+
+    return make
+
+
+@pytest.fixture
+def table(make_table):
+    return make_table("ab")
+
+
+PROBLEMS = [
+    (MemoryError(), "there is not enough memory (asked for more than is free); close other programs"),
+    (RecursionError("maximum recursion depth exceeded"), "maximum recursion depth exceeded"),
+    (AssertionError(), "AssertionError"),  # without a word of its own
+    (RuntimeError("\n"), "RuntimeError"),
+    (KeyError("moving"), "'moving'"),
+    (OSError(28, "No space left on device", "x.nii.gz"), "x.nii.gz: No space left on device"),
+]
+
+
+def test_whatever_is_wrong_with_one_pair_the_rest_is_registered(make_table, weights, monkeypatch):
+    """And a summary that cannot be written, as on a full disk, is written when there is room again."""
+    calls, written, write = [], [], files.write_csv
+
+    def fails_at_first(fixed, moving, **options):
+        calls.append(moving)
+        if len(calls) <= len(PROBLEMS):
+            raise PROBLEMS[len(calls) - 1][0]
+        return register(fixed, moving, **options)
+
+    def write_csv(frame, path, **how):
+        written.append(path)
+        if len(written) < 5:
+            raise OSError(28, "No space left on device", str(path))
+        write(frame, path, **how)
+
+    monkeypatch.setattr("mine_reg.pair_tool.files.register", fails_at_first)
+    monkeypatch.setattr("mine_reg.pair_tool.files.write_csv", write_csv)
+    table = make_table("abcdefg")
+    summary = register_manifest(table, table.parent / "out", weights=weights, device="cpu")
+    assert summary["error"].tolist() == [*(said for _, said in PROBLEMS), ""]
+    assert sorted(path.name for path in (table.parent / "out").iterdir()) == ["g", "summary.csv"]
+    assert pd.read_csv(table.parent / "out/summary.csv")["pair_id"].tolist() == [*"abcdefg"]
+
+
+def test_one_who_stops_it_is_obeyed(table, weights, monkeypatch):
+    def stop(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mine_reg.pair_tool.files.register", stop)
+    command = ["batch", str(table), "--out", str(table.parent / "out"), "--weights", str(weights), "--device", "cpu"]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 130 and done.stderr.endswith("Interrupted.\n") and "Traceback" not in done.stderr
+    assert not (table.parent / "out").exists() or not list((table.parent / "out").rglob("*"))
+
+
+def test_a_pair_is_registered_again_when_anything_it_was_made_from_or_of_has_changed(table, weights):
+    out = table.parent / "out"
+    made = []
+
+    def done() -> list[str]:
+        """The pairs that were made."""
+        register_manifest(table, out, weights=weights, device="cpu")
+        marks = {name: (out / name / MARK).stat().st_mtime_ns for name in "ab"}
+        new = [name for name in "ab" if not made or marks[name] != made[-1][name]]
+        made.append(marks)
+        return new
+
+    assert done() == ["a", "b"] and done() == []
+    contents = (out / "a/transform.h5").read_bytes()
+    middle = len(contents) // 2
+    other = contents[:middle] + bytes([contents[middle] ^ 1]) + contents[middle + 1 :]
+    (out / "b/transform.h5").write_bytes(other)  # of the same size
+    assert done() == ["b"] and (out / "b/transform.h5").read_bytes() != other
+    (out / "a/report.json").write_text("")
+    points = table.parent / "moving_points.csv"
+    points.write_text(points.read_text().replace("x,y,z", "X,Y,Z"))
+    assert done() == ["a", "b"]
+
+
+def test_nothing_of_an_earlier_result_stays_beside_a_new_one(table, weights):
+    images, out = (table.parent / "fixed.nii.gz", table.parent / "moving.nii.gz"), table.parent / "out"
+    register_files(*images, out, inverse=True, learn2reg=True, weights=weights, device="cpu")
+    assert {path.name for path in out.iterdir()} == {*ALL_FILES, MARK}
+    (out / "notes.txt").write_text("the user's own")
+    (out / MARK).unlink()  # as an earlier version left it
+    register_files(*images, out, weights=weights, device="cpu")
+    optional = {"inverse.h5", "1InverseWarp.nii.gz", "learn2reg_displacement.nii.gz"}
+    assert {path.name for path in out.iterdir()} == {*ALL_FILES, MARK, "notes.txt"} - optional
+
+
+def test_a_registration_that_does_not_fit_is_one_sentence_and_leaves_the_earlier_one(table, weights):
+    def small_files():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000))
+
+    images, out = (table.parent / "fixed.nii.gz", table.parent / "moving.nii.gz"), table.parent / "out"
+    register_files(*images, out, weights=weights, device="cpu")
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    for command in (
+        ["register", *map(str, images), "--out", str(out)],
+        ["register", *map(str, images), "--out", str(table.parent / "new/out")],
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", "mine_reg.cli", *command, "--weights", str(weights), "--device", "cpu", "--inverse"],
+            preexec_fn=small_files,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 1 and done.stdout == ""
+        assert done.stderr.startswith(f"Error: {command[-1]}/") and done.stderr.endswith(": File too large\n")
+        assert done.stderr.count("\n") == 1
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    assert not (table.parent / "new").exists() and not list(table.parent.rglob(f"{BEGUN}*"))
+
+
+def test_mixed_up_points_are_in_the_report(pair, weights):
+    fixed, moving = turned(pair.fixed), turned(pair.moving)
+    points = [getattr(pair, f"{name}_points_xyz").numpy() for name in ("fixed", "moving")]
+    report = register(fixed, moving, weights, device="cpu", fixed_points=points[0], moving_points=points[1]).report
+    assert not any("looks as if" in sentence for sentence in report["warnings"])
+    flipped = points[1] * [-1, -1, 1]
+    report = register(fixed, moving, weights, device="cpu", fixed_points=points[0], moving_points=flipped).report
+    assert any("it looks as if one of the point files is in RAS" in sentence for sentence in report["warnings"])
+    assert json.dumps(report)
+
+
+def test_hu_are_rounded_and_not_cut(pair, weights):
+    """A moving image of HU with fractions comes out without a bias."""
+    moving = sitk.Cast(turned(pair.moving), sitk.sitkFloat32)
+    shown = register(turned(pair.fixed), moving, weights, device="cpu").moved
+    low = register(turned(pair.fixed), moving - 0.4, weights, device="cpu").moved
+    inside = sitk.GetArrayFromImage(shown) > -900
+    bias = sitk.GetArrayFromImage(low)[inside].astype(float) - sitk.GetArrayFromImage(shown)[inside]
+    assert np.abs(bias).mean() < 0.05  # -0.4 is nearest to 0 everywhere; cut, half of it would be 1 more
