@@ -71,7 +71,9 @@ def series(folder: Path, hu=None, step=(0, 0, 4), origin=(-10, -20, 30), edit=No
     return folder
 
 
-def enhanced(path: Path, stored: np.ndarray, positions, orientation=AXIAL, rescale=None, edit=None, **tags) -> Path:
+def enhanced(
+    path: Path, stored, positions, orientation=AXIAL, rescale=None, pixel_spacing=(3, 2), edit=None, **tags
+) -> Path:
     """An enhanced CT: one file of many frames, each with a position of its own.
 
     rescale : (slope, intercept) for all frames, kept in the shared groups, or a list of them, one per frame
@@ -83,7 +85,7 @@ def enhanced(path: Path, stored: np.ndarray, positions, orientation=AXIAL, resca
             delattr(made, name)
     shared, frames = Dataset(), [Dataset() for _ in stored]
     measures = Dataset()
-    measures.PixelSpacing, measures.SliceThickness = [3, 2], 4
+    measures.PixelSpacing, measures.SliceThickness = list(pixel_spacing), 4
     shared.PixelMeasuresSequence = Sequence([measures])
     one_for_all = not isinstance(rescale, list)
     for frame, position, values in zip(
@@ -116,3 +118,53 @@ def change(path: Path, **tags) -> None:
         else:
             setattr(made, name, value)
     made.save_as(path)
+
+
+HU = volume()
+LAST = len(HU) - 1
+SPACING, ORIGIN = (2, 3, 4), (-10, -20, 30)
+
+
+def at(k, step=(0, 0, 4)):
+    return np.array(ORIGIN, float) + k * np.array(step, float)
+
+
+def turned(angle, axis=0):
+    """Row and column directions of an axial slice turned about x (0) or z (2)."""
+    c, s = np.cos(np.radians(angle)), np.sin(np.radians(angle))
+    return (1, 0, 0, 0, c, s) if axis == 0 else (c, s, 0, -s, c, 0)
+
+
+def only(number, **tags):
+    """Tags for one slice of a series."""
+
+    def edit(k, made):
+        if k == number:
+            for name, value in tags.items():
+                setattr(made, name, value)
+
+    return edit
+
+
+def moved(number, by):
+    return only(number, ImagePositionPatient=list(at(number) + by))
+
+
+def positions(function):
+    return lambda k, made: setattr(made, "ImagePositionPatient", [float(v) for v in function(k)])
+
+
+def without(*numbers):
+    return lambda k, made: k not in numbers
+
+
+def removed(name):
+    return lambda k, made: delattr(made, name)
+
+
+def frames(path, **arguments):
+    return enhanced(path, HU, [at(k) for k in range(len(HU))], **arguments)
+
+
+def encoded(syntax):
+    return lambda k, made: setattr(made.file_meta, "TransferSyntaxUID", syntax)

@@ -1,14 +1,30 @@
 """Bad data of every kind is named in one sentence by `check_manifest`, and the study refuses what is unusable."""
 
-import gzip
 import re
-import struct
-from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 import pytest
 import SimpleITK as sitk
+from bad_pairs import (
+    A,
+    Bad,
+    as_dicom,
+    as_meta_image,
+    body,
+    edit,
+    edit_array,
+    edit_bytes,
+    first_voxels,
+    manifest_row,
+    move_origin,
+    rewrite,
+    shifted,
+    spaced,
+    swap,
+    table,
+    warning,
+)
+from bad_tables import BAD_TABLES
 from test_check import change, write_tiny_pairs
 
 from mine_reg.pairs.check import check_manifest
@@ -24,7 +40,6 @@ SETTINGS = {
     "seed": 0,
     "workers": 1,
 }
-HEADER = "pair_id,fixed,moving,fixed_mask,moving_mask"
 
 
 @pytest.fixture
@@ -35,153 +50,6 @@ def data(tmp_path):
     return tmp_path / "data"
 
 
-def edit(folder, name, function):
-    """Replace an image by function(image)."""
-    image = function(sitk.ReadImage(str(folder / name)))
-    sitk.WriteImage(image, str(folder / name))
-
-
-def edit_array(folder, name, function, dtype=np.float32, **arguments):
-    """Replace an image's voxels (z, y, x) and keep its place."""
-
-    def apply(image):
-        array = function(sitk.GetArrayFromImage(image).astype(np.float32))
-        new = sitk.GetImageFromArray(array.astype(dtype), **arguments)
-        new.CopyInformation(image)
-        return new
-
-    edit(folder, name, apply)
-
-
-def edit_bytes(folder, name, offset, layout, *values):
-    """Overwrite fields of the header of a NIfTI file."""
-    header = bytearray(gzip.decompress((folder / name).read_bytes()))
-    struct.pack_into("<" + layout, header, offset, *values)
-    (folder / name).write_bytes(gzip.compress(bytes(header)))
-
-
-def as_meta_image(folder, header):
-    """The fixed image of pair a as a MetaImage file whose header is given."""
-    array = sitk.GetArrayFromImage(sitk.ReadImage(str(folder / "a_fixed.nii.gz")))
-    text = (
-        f"ObjectType = Image\nNDims = 3\nBinaryData = True\nBinaryDataByteOrderMSB = False\n{header}\n"
-        "DimSize = 12 13 14\nElementType = MET_SHORT\nElementDataFile = LOCAL\n"
-    )
-    (folder / "a_fixed.mha").write_bytes(text.encode() + array.tobytes())
-    change(folder / "manifest.csv", fixed="a_fixed.mha")
-
-
-def as_dicom(folder, series=1, skip=(), positions=None):
-    """The fixed image of pair a as a folder of DICOM slices, 25 mm apart."""
-    image, writer = sitk.ReadImage(str(folder / "a_fixed.nii.gz")), sitk.ImageFileWriter()
-    writer.KeepOriginalImageUIDOn()
-    (folder / "a_fixed").mkdir()
-    for number in range(series):
-        for k in range(image.GetSize()[2]):
-            if k in skip:
-                continue
-            part, (x, y, z) = image[:, :, k : k + 1], image.GetOrigin()
-            z += positions[k] if positions else 25 * k
-            tags = {
-                "0008|0060": "CT",
-                "0020|000d": "1.2.3.9",
-                "0020|000e": f"1.2.3.{number}",
-                "0020|0013": str(k),
-                "0008|0018": f"1.2.3.{number}.{k + 1}",
-                "0020|0032": f"{x}\\{y}\\{z}",
-                "0020|0037": "1\\0\\0\\0\\1\\0",
-                "0028|1052": "0",
-                "0028|1053": "1",
-            }
-            for tag, value in tags.items():
-                part.SetMetaData(tag, value)
-            writer.SetFileName(str(folder / "a_fixed" / f"{number}_{k:03}.dcm"))
-            writer.Execute(part)
-    change(folder / "manifest.csv", fixed="a_fixed")
-
-
-def rewrite(folder, function, encoding="utf-8", name="manifest.csv"):
-    """Replace the text of a file by function(text)."""
-    text = (folder / name).read_text()
-    (folder / name).write_bytes(function(text).encode(encoding))
-
-
-def lines(folder, *rows):
-    (folder / "manifest.csv").write_text("\n".join(rows) + "\n")
-
-
-def split(folder, *values, subjects=("s1", "s2", "s3")):
-    table = pd.read_csv(folder / "manifest.csv")
-    table.assign(split=values, subject_id=subjects).to_csv(folder / "manifest.csv", index=False)
-
-
-def swap(folder):
-    table = pd.read_csv(folder / "manifest.csv")
-    partner = {"fixed": "moving", "moving": "fixed"}
-    other = {name: re.sub("fixed|moving", lambda match: partner[match[0]], name) for name in table}
-    table.rename(columns=other)[table.columns].to_csv(folder / "manifest.csv", index=False)
-
-
-def manifest_row(name, **columns):
-    return lambda d: change(d / "manifest.csv", **{name: columns[name]})
-
-
-def move_origin(folder, offset):
-    for name in ("a_moving.nii.gz", "a_moving_mask.nii.gz"):
-        edit(folder, name, lambda image: shifted(image, offset))
-
-
-def body(mask):
-    mask[:, 1:-1, 2:-2] = 1
-    return mask
-
-
-def first_voxels(mask):
-    return mask * (mask.cumsum().reshape(mask.shape) < 9)
-
-
-def shifted(image, offset):
-    image.SetOrigin(np.array(image.GetOrigin()) + offset)
-    return image
-
-
-def spaced(image, x_mm):
-    image.SetSpacing((x_mm, *image.GetSpacing()[1:]))
-    return image
-
-
-def points(text):
-    return lambda d: (d / "a_fixed_points.csv").write_text(text)
-
-
-def both_points(folder, text):
-    for name in ("fixed", "moving"):
-        (folder / f"a_{name}_points.csv").write_text(text)
-
-
-@dataclass
-class Bad:
-    """One kind of bad data.
-
-    make : breaks the good data in a folder
-    message : what the sentence must match
-    refused_by : "images" (preprocess), "table" (read_manifest) or "nobody" (a warning)
-    """
-
-    make: object
-    message: str
-    refused_by: str = "images"
-
-
-def table(make, message):
-    return Bad(make, message, "table")
-
-
-def warning(make, message):
-    return Bad(make, message, "nobody")
-
-
-A = "a_fixed.nii.gz"
 SHEARED = (-25, 9, 0, 0, 0, -25, 0, 0, 0, 0, 25, 0)  # the three rows of a NIfTI header that place the voxels
 KINDS = {
     # files
@@ -301,75 +169,7 @@ KINDS = {
     "4D mask": Bad(
         lambda d: edit(d, "a_fixed_mask.nii.gz", lambda image: sitk.JoinSeries([image] * 2)), "_mask.nii.gz has 4 dim"
     ),
-    # the table
-    "missing column": table(
-        lambda d: lines(d, "pair_id,fixed,moving,fixed_mask", f"a,{A},{A},{A}"), "column moving_mask is miss"
-    ),
-    "empty cell": table(manifest_row("fixed_mask", fixed_mask=""), r"row 2 \(pair a\): fixed_mask is empty"),
-    "id used twice": table(
-        manifest_row("pair_id", pair_id="b"), r"row 3 \(pair b\): pair_id 'b' is used more than once"
-    ),
-    "id that is a path": table(
-        manifest_row("pair_id", pair_id="../a"), r"row 2 .*pair_id '../a' is no usable name; give letters"
-    ),
-    "id that is an absolute path": table(manifest_row("pair_id", pair_id="/a"), "pair_id '/a' is no usable name"),
-    "not UTF-8": table(
-        lambda d: rewrite(d, lambda t: t.replace("\na,", "\nMüller,"), "latin-1"),
-        'row 2: not UTF-8 text; save the table as "CSV UTF-8"',
-    ),
-    "UTF-16": table(lambda d: rewrite(d, str, "utf-16"), 'row 1: not UTF-8 text; save the table as "CSV UTF-8"'),
-    "UTF-16 without its mark": table(
-        lambda d: rewrite(d, str, "utf-16-le"), "row 1: not UTF-8 text; save the table as"
-    ),
-    "workbook": table(
-        lambda d: (d / "manifest.csv").write_bytes(b"PK\x03\x04" + bytes(100)), "is a workbook of a spreadsheet program"
-    ),
-    "ragged row": table(
-        lambda d: rewrite(d, lambda t: t.replace("\nb,", "\nb,more,")),
-        "row 3 has 8 values, the header has 7 columns; give one value per column",
-    ),
-    "no rows": table(lambda d: lines(d, HEADER), "lists no pairs; give a header and one row per pair"),
-    "empty table": table(
-        lambda d: (d / "manifest.csv").write_text(""), "lists no pairs; give a header and one row per pair"
-    ),
-    "column twice": table(
-        lambda d: lines(d, f"{HEADER},fixed", f"a,{','.join([A] * 5)}"), "column fixed occurs more than once"
-    ),
-    "unknown split": table(
-        lambda d: split(d, "dev", "validation", "test"), r"row 2 .*split 'dev' is no split; give train, valid"
-    ),
-    "a split without pairs": table(
-        lambda d: split(d, "train", "train", "test"), "no row has the split validation; give every"
-    ),
-    "split for some": table(
-        lambda d: split(d, "train", "validation", ""), r"row 4 \(pair c\): the split is empty while"
-    ),
-    "subject in two splits": table(
-        lambda d: split(d, "train", "validation", "test", subjects=("s", "s", "t")),
-        "subject s is in train and in validation: put all pairs of a subject into one",
-    ),
-    "one of two point files": table(manifest_row("moving_points", moving_points=""), "row 2 .*must be given together"),
-    # points
-    "points of different number": Bad(
-        points("x,y,z\n-60,0,250\n"), "a_fixed_points.csv has 1 points but .* 4; row i of one"
-    ),
-    "points with NaN": Bad(
-        points("x,y,z\n1,2,3\n1,,3\n3,3,3\n4,4,4\n"), "a_fixed_points.csv, row 3: x, y and z must all be fin"
-    ),
-    "points that are no numbers": Bad(
-        points("x,y,z\n1,2,three\n"), "a_fixed_points.csv, row 2: x, y and z must all be finite numbers, not 'three'"
-    ),
-    "points with another header": Bad(
-        points("r,a,s\n1,2,3\n"), "a_fixed_points.csv has the columns r, a, s; points need x, y, z"
-    ),
-    "points with one value too many": Bad(
-        points("x,y,z\n0,1,2,3\n"), "a_fixed_points.csv, row 2 has 4 values, the header has 3 columns"
-    ),
-    "points in an empty file": Bad(points(""), "a_fixed_points.csv cannot be read as points"),
-    "points without a row": Bad(lambda d: both_points(d, "x,y,z\n"), "a_fixed_points.csv lists no points"),
-    "all points outside": Bad(
-        lambda d: both_points(d, "x,y,z\n900,0,250\n"), "a_fixed_points.csv has no point inside .*give LPS mm"
-    ),
+    **BAD_TABLES,
     # what can be used, and is probably wrong
     "a point outside": warning(
         lambda d: rewrite(d, lambda t: t.replace("65.0,", "900.0,"), name="a_fixed_points.csv"),

@@ -71,6 +71,8 @@ def _headers(folder: Path) -> dict[Path, Dataset]:
     """By path, of the files that hold images."""
     found, others = {}, []
     for path in sorted(folder.iterdir()):
+        if path.is_symlink() and not path.exists():
+            raise ValueError(f"{path} is a link to a file that is not there; fetch or copy the files of the series")
         if path.name.startswith(".") or not path.is_file():
             continue
         header = read_header(path) if path.stat().st_size else None
@@ -90,10 +92,15 @@ def _is_text(path: Path) -> bool:
     return bool(head) and not any(byte < 9 or 13 < byte < 32 for byte in head)
 
 
-def _series(headers: dict[Path, Dataset]) -> dict[str, list[Path]]:
+def _uid(path: Path, header: Dataset) -> tuple[str, ...]:
+    """Of the series, its study and its patient: removing names may leave one of them alike in all."""
+    return tuple(_text(path, header, name) for name in ("SeriesInstanceUID", "StudyInstanceUID", "PatientID"))
+
+
+def _series(headers: dict[Path, Dataset]) -> dict[tuple[str, ...], list[Path]]:
     series = {}
     for path, header in headers.items():
-        series.setdefault(_text(path, header, "SeriesInstanceUID"), []).append(path)
+        series.setdefault(_uid(path, header), []).append(path)
     return series
 
 
@@ -128,10 +135,10 @@ def _dicom_files_below(folder: Path) -> Iterator[Path]:
                 yield first
 
 
-def _elsewhere(folder: Path, uid: str) -> Path | None:
+def _elsewhere(folder: Path, uid: tuple[str, ...]) -> Path | None:
     for path in _dicom_files_below(folder):
         header = read_header(path)
-        if header is not None and _text(path, header, "SeriesInstanceUID") == uid:
+        if header is not None and _uid(path, header) == uid:
             return path.parent
     return None
 

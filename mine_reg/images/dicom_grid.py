@@ -6,6 +6,7 @@ thick slices: more than scanners and archives lose by rounding to a tenth.
 """
 
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,7 @@ def on_one_grid(where: Path, frames: list[Frame]) -> tuple[list[Frame], np.ndarr
     _check_doubled(where, frames, steps)
     step = np.linalg.norm(frames[-1].position - frames[0].position) / (len(frames) - 1)
     tolerance = max(ROUNDING_MM, 0.02 * step)
+    _check_acquisitions(where, frames, heights)
     _check_line(where, frames, heights, normal, tolerance)
     _check_even(where, frames, heights, steps, tolerance)
     return frames, frames[0].position, np.column_stack([*first.along, normal]), np.array([*first.spacing, step])
@@ -85,6 +87,20 @@ def _check_doubled(where: Path, frames: list[Frame], steps: np.ndarray) -> None:
         f"{where} {len(same)} slices more than places for them, {pair} at one place among them; give one breathing "
         "phase, one acquisition and no copies"
     )
+
+
+def _check_acquisitions(where: Path, frames: list[Frame], heights: np.ndarray) -> None:
+    """Blocks of slices, one after the other, are one scan; two sets of slices at the same heights are two, of which the
+    second shifted by half a step would look like one of thinner slices."""
+    names = np.array([frame.acquisition for frame in frames])
+    spans = {name: heights[names == name] for name in np.unique(names)}
+    spans = sorted((own.min(), own.max(), name) for name, own in spans.items() if len(own) > 2)
+    for (low, high, name), (other_low, other_high, other) in pairwise(spans):
+        if min(high, other_high) - other_low > 0.5 * min(high - low, other_high - other_low):
+            raise ValueError(
+                f"{where} holds a DICOM series of several acquisitions at the same heights ({name} and {other}); give "
+                "the slices of one"
+            )
 
 
 def _check_line(where: Path, frames: list[Frame], heights: np.ndarray, normal: np.ndarray, tolerance: float) -> None:

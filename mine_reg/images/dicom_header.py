@@ -21,7 +21,10 @@ TAGS = (
     "Modality",
     "ImageType",
     "SeriesDescription",
+    "PatientID",
+    "StudyInstanceUID",
     "SeriesInstanceUID",
+    "AcquisitionNumber",
     "FrameOfReferenceUID",
     "NumberOfFrames",
     "Rows",
@@ -59,6 +62,7 @@ class Frame:
     spacing : mm from column to column and from row to row
     size : columns, rows
     slope, intercept : HU = slope * stored value + intercept; None where the file gives none
+    acquisition : the file's number of it, or nothing
     """
 
     file: Path
@@ -70,6 +74,7 @@ class Frame:
     size: tuple[int, int]
     slope: float | None
     intercept: float | None
+    acquisition: str
 
 
 @contextlib.contextmanager
@@ -218,6 +223,7 @@ def _frame(path: Path, number: int, name: str, groups: list[Dataset]) -> Frame:
         (whole_number(path, groups[-1], "Columns"), whole_number(path, groups[-1], "Rows")),
         None if slope is None else float(slope[0]),
         None if intercept is None else float(intercept[0]),
+        str(value_of(path, groups[-1], "AcquisitionNumber") or ""),
     )
 
 

@@ -79,6 +79,9 @@ def _is_compressed(data: FileDataset) -> bool:
 
 def _stored_values(path: Path, data: FileDataset) -> np.ndarray:
     layout, pixels = _layout(path, data), _pixels(path, data)
+    syntax = data.file_meta.get("TransferSyntaxUID")
+    if syntax and not syntax.is_transfer_syntax:
+        raise ValueError(f"{path} stores its voxels in a way that is not known ({syntax}); export it uncompressed")
     if _is_compressed(data):
         values = _decompressed(path, data, pixels, layout)
     else:
