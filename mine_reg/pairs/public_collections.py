@@ -13,9 +13,11 @@ import SimpleITK as sitk
 from mine_reg.images.ct import AIR_HU, lung_mask
 from mine_reg.images.geometry import same_grid, to_image, voxels_to_points
 from mine_reg.images.reading import read_image
+from mine_reg.images.writing import write_image
 from mine_reg.pairs.collection_files import SIDES, PairFiles, ScanFiles, find_pairs
 from mine_reg.pairs.collection_layouts import COLLECTIONS, Collection, RawSet
 from mine_reg.pairs.manifest import SPLITS, read_manifest
+from mine_reg.storage.writing import write_csv, write_text
 
 _MARK = "MADE_BY_MINE_REG.txt"  # a folder with this file holds nothing that was not made here, and may be replaced
 
@@ -52,9 +54,9 @@ def make_manifest(collection: str, folder: str | Path, out: str | Path) -> pd.Da
         frame = pd.DataFrame(rows)
         if set(frame["split"]) != set(SPLITS):
             frame = frame.drop(columns="split")
-        frame.to_csv(new / "manifest.csv", index=False)
+        write_csv(frame, new / "manifest.csv")
         read_manifest(new / "manifest.csv")
-        (new / _MARK).write_text(f"Made from {collection}; the whole folder is replaced when it is made again.\n")
+        write_text(f"Made from {collection}; the whole folder is replaced when it is made again.\n", new / _MARK)
         if out.exists():
             out.rename(Path(work) / "old")
         new.rename(out)
@@ -98,7 +100,7 @@ def _row(pair: PairFiles, new: Path, source: Collection, problems: list[str]) ->
             if points is not None:
                 counts.add(len(points))
                 (new / "points").mkdir(exist_ok=True)
-                pd.DataFrame(points, columns=["x", "y", "z"]).to_csv(new / row[f"{side}_points"], index=False)
+                write_csv(pd.DataFrame(points, columns=["x", "y", "z"]), new / row[f"{side}_points"])
     if len(counts) > 1:
         problems.append(
             f"{pair.fixed.points} and {pair.moving.points} do not list equally many points; "
@@ -171,5 +173,4 @@ def _convert(scan: ScanFiles, image_path: Path, mask_path: Path, source: Collect
         problems.append(f"{scan.image}: no lungs were found ({error}); look at the volume, or take the case away")
         return
     for written, path in ((image, image_path), (mask, mask_path)):
-        path.parent.mkdir(exist_ok=True)
-        sitk.WriteImage(written, str(path))
+        write_image(written, path)
