@@ -2,6 +2,7 @@
 
 import shutil
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pydicom
@@ -264,6 +265,17 @@ def test_reading_leaves_pydicom_as_it_was(tmp_path):
     before = pydicom.config.settings.reading_validation_mode, list(warnings.filters)
     read_image(series(tmp_path / "ct"))
     assert (pydicom.config.settings.reading_validation_mode, list(warnings.filters)) == before
+
+
+def test_several_series_read_at_once(tmp_path):
+    """As `register` reads fixed and moving: pydicom's settings are the process's."""
+    before = pydicom.config.settings.reading_validation_mode
+    others = [volume(seed=seed) for seed in range(8)]
+    folders = [series(tmp_path / str(seed), hu) for seed, hu in enumerate(others)]
+    with ThreadPoolExecutor(4) as at_once:
+        for image, hu in zip(at_once.map(read_image, folders), others, strict=True):
+            np.testing.assert_array_equal(sitk.GetArrayFromImage(image), hu)
+    assert pydicom.config.settings.reading_validation_mode == before
 
 
 def test_files_of_an_image(tmp_path):

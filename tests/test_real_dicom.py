@@ -1,5 +1,5 @@
-"""A series as a scanner wrote it, and what happens to such series on their way; where the scan is at hand (its folder is
-MINE_REG_REAL_CT, or shared/data beside the repository)."""
+"""A series as a scanner wrote it, and what happens to such series on their way; where the scan is at hand: its folder
+is MINE_REG_REAL_CT, or shared/data beside the repository."""
 
 import os
 import shutil

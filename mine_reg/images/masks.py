@@ -30,9 +30,9 @@ def lung_of(mask: sitk.Image, image: sitk.Image, what: str, owner: str) -> sitk.
         raise ValueError(f"{what} is on another grid than {owner}: {grids}; resample it to its image")
     array = sitk.GetArrayViewFromImage(mask)
     _check_values(array, what)
-    lung = array >= 0.5
+    lung = array >= 0.5 if array.dtype.kind == "f" else array > 0
     _check_place(lung, sitk.GetArrayViewFromImage(image), what, owner)
-    found = sitk.GetImageFromArray(lung.astype(np.float32))
+    found = sitk.Cast(sitk.GetImageFromArray(lung.view(np.uint8)), sitk.sitkFloat32)
     found.CopyInformation(image)  # headers may differ by rounding
     return found
 
