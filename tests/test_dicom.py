@@ -22,6 +22,7 @@ from dicom_files import (
     positions,
     series,
     slice_of,
+    volume,
 )
 from pydicom.data import get_testdata_file
 from pydicom.uid import (
