@@ -18,9 +18,9 @@ SOURCES = ("phantom", "simulate", "manifest")
 CHOICES = {"source": SOURCES, "loss": LOSSES}  # what other names can be is said where they are used
 
 _BOTH_NETWORKS = """lambda_mine lambda_dice similarity bound centring descriptor channels passes region_mm
-    statistic_width learning_rate statistic_learning_rate weight_decay warmup_steps gradient_clip flip_axes training_subjects
-    patience diagnose_every accelerator devices nodes precision epochs batch_size samples shift_voxels
-    validate_every in_memory loader_workers"""
+    statistic_width learning_rate statistic_learning_rate weight_decay warmup_steps
+    gradient_clip flip_axes training_subjects patience diagnose_every accelerator devices nodes
+    precision epochs batch_size samples shift_voxels validate_every in_memory loader_workers"""
 # every number that there is, by section; params.yaml gives each in its section or in the profile
 NAMES = {
     section: tuple(names.split())
