@@ -116,7 +116,7 @@ def _check_line(where: Path, frames: list[Frame], heights: np.ndarray, normal: n
         raise ValueError(
             f"{where} holds slices along a line that is {angle:.3g} degrees off their normal, as with a tilted gantry, "
             f"which moves the last slice by {np.linalg.norm(aside[-1]):.3g} mm; resample the series to a rectangular "
-            "grid first (3D Slicer does so on import)"
+            "grid first (dcm2niix writes such a copy, named _Tilt)"
         )
     distance = np.linalg.norm(aside - np.median(aside, axis=0), axis=1)
     k = int(distance.argmax())
