@@ -136,6 +136,27 @@ def test_whatever_is_wrong_with_one_pair_the_rest_is_registered(make_table, weig
     assert pd.read_csv(table.parent / "out/summary.csv")["pair_id"].tolist() == [*"abcdefg"]
 
 
+def test_a_row_that_is_wrong_stops_no_other(make_table, weights):
+    table = make_table("abcde")
+    frame = pd.read_csv(table, dtype=str)
+    frame.loc[0, "moving"] = "gone.nii.gz"
+    frame.loc[2, ["pair_id", "fixed_points"]] = ["../c", ""]
+    frame.loc[4, "pair_id"] = "d"
+    frame.to_csv(table, index=False)
+    command = ["batch", str(table), "--out", str(table.parent / "out"), "--weights", str(weights), "--device", "cpu"]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 1 and "lists 5 pairs, 4 of which could not be registered" in done.stdout
+    said = pd.read_csv(table.parent / "out/summary.csv")["error"]
+    assert said[0].startswith("row 2 (pair a): moving '") and said[0].endswith("gone.nii.gz' does not exist")
+    assert "pair_id '../c' is no usable name" in said[2] and "must be given together" in said[2]
+    assert said.isna().tolist() == [False, True, False, False, False]
+    assert "used more than once" in said[3] and "used more than once" in said[4]
+    assert sorted(path.name for path in (table.parent / "out").iterdir()) == ["b", "summary.csv"]
+    frame.assign(moving="gone.nii.gz").to_csv(table, index=False)
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 1 and "pairs.csv has " in done.stderr and "row 3 (pair b): moving" in done.stderr
+
+
 def test_one_who_stops_it_is_obeyed(table, weights, monkeypatch):
     def stop(*arguments, **options):
         raise KeyboardInterrupt

@@ -33,7 +33,7 @@ from mine_reg.images.transforms import (
 from mine_reg.images.writing import check_image_name, write_image
 from mine_reg.pair_tool.device import chosen_device
 from mine_reg.pair_tool.register import Result, register
-from mine_reg.pairs.manifest import read_manifest
+from mine_reg.pairs.manifest import ManifestError, read_manifest
 from mine_reg.storage.results import code, digest, keep
 from mine_reg.storage.sentences import one_sentence
 from mine_reg.storage.writing import check_place, write_csv, write_json
@@ -131,24 +131,26 @@ def register_manifest(
 ) -> pd.DataFrame:
     """Register every pair of a manifest, each into a folder of ``out`` with its name, and write ``out/summary.csv``.
 
-    A pair that is already there from the same contents and options is not done again; one that fails gets its sentence
-    in the column ``error`` and does not stop the others. Returns the summary, one row per pair. Raises what
-    `read_manifest` raises, and ValueError or OSError when no pair could be registered so: for weights or a device that
-    are not there, or an ``out`` that cannot be written to.
+    A pair that is already there from the same contents and options is not done again; one that fails, or whose row is
+    wrong, gets its sentence in the column ``error`` and does not stop the others. Returns the summary, one row per
+    pair. Raises what `read_manifest` raises when no row can be used, and ValueError or OSError when no pair could be
+    registered so: for weights or a device that are not there, or an ``out`` that cannot be written to.
     """
-    table, rows, summary = read_manifest(manifest), [], Path(out) / "summary.csv"
+    table, errors = _usable(manifest)
+    rows, summary = [], Path(out) / "summary.csv"
     chosen_device(options.get("device"))
     load_weights_file(weights)
     check_place(summary)
     options["weights"] = weights
-    for row in tqdm(table.to_dict("records"), desc="register", unit="pair"):
-        folder = Path(out) / row["pair_id"]
+    for number, row in enumerate(tqdm(table.to_dict("records"), desc="register", unit="pair")):
+        folder, error, report = Path(out) / row["pair_id"], errors.get(number, ""), {}
         given = {name: Path(row[name]) if row[name] else None for name in FURTHER}
-        error, report = "", {}
         try:
-            key = _key(row, {"inverse": inverse, "learn2reg": learn2reg, **options})
-            register_files(Path(row["fixed"]), Path(row["moving"]), folder, inverse, learn2reg, key, **given, **options)
-            report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
+            if not error:
+                key = _key(row, {"inverse": inverse, "learn2reg": learn2reg, **options})
+                pair = Path(row["fixed"]), Path(row["moving"])
+                register_files(*pair, folder, inverse, learn2reg, key, **given, **options)
+                report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
         except Exception as problem:  # noqa: BLE001 - whatever is wrong with one pair, the others are registered
             error = one_sentence(problem)
         numbers = {name: value for name, value in report.items() if isinstance(value, float)}
@@ -158,6 +160,20 @@ def register_manifest(
             _write_summary(rows, summary)
     _write_summary(rows, summary)
     return pd.DataFrame(rows)
+
+
+def _usable(manifest: Path) -> tuple[pd.DataFrame, dict[int, str]]:
+    """A table some of whose rows can be used, and what is wrong with the others, by their place. Raises what
+    `read_manifest` raises when none can, or the table as a whole is wrong."""
+    try:
+        return read_manifest(manifest), {}
+    except ManifestError as error:
+        errors = {}
+        for row, problem in zip(error.rows, error.problems, strict=True):
+            errors[row] = f"{errors[row]}; {problem}" if row in errors else problem
+        if -1 in errors or len(errors) == len(error.table):
+            raise
+        return error.table, errors
 
 
 def _write_summary(rows: list[dict], path: Path) -> None:

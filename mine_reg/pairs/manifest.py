@@ -25,10 +25,13 @@ class ManifestError(ValueError):
 
     problems : one sentence each, which names its row and what to do about it
     table : the rows as far as they could be read, with absolute paths; None when not even that
+    rows : the row of ``table`` that each problem is about; -1: all of it
     """
 
-    def __init__(self, path: Path, problems: list[str], table: pd.DataFrame | None = None):
-        self.problems, self.table = problems, table
+    def __init__(
+        self, path: Path, problems: list[str], table: pd.DataFrame | None = None, rows: list[int] | None = None
+    ):
+        self.problems, self.table, self.rows = problems, table, rows or [-1] * len(problems)
         many = f"{path} has {len(problems)} problems:\n" + "\n".join(f"  {problem}" for problem in problems)
         super().__init__(many if len(problems) > 1 else f"{path}: {problems[0]}")
 
@@ -66,11 +69,11 @@ def _read_table(path: Path, schema: pa.DataFrameSchema, row_name: str, columns: 
             frame[column] = ""
     for column in frame.columns.intersection([*files]):
         frame[column] = [str((path.parent / value).resolve()) if value else "" for value in frame[column]]
-    problems = []
+    rows, problems = [], []
     try:
         schema.validate(frame, lazy=True)
     except pa.errors.SchemaErrors as error:
-        problems = _sentences(frame, error.failure_cases, row_name)
+        rows, problems = map(list, zip(*_sentences(frame, error.failure_cases, row_name), strict=True))
     if name in frame:
         frame["subject_id"] = frame["subject_id"].where(frame["subject_id"] != "", frame[name])
     splits = frame[frame["split"] != ""].groupby("subject_id")["split"].unique()
@@ -80,7 +83,7 @@ def _read_table(path: Path, schema: pa.DataFrameSchema, row_name: str, columns: 
         if subject and len(found) > 1
     ]
     if problems:
-        raise ManifestError(path, problems, frame)
+        raise ManifestError(path, problems, frame, rows + [-1] * (len(problems) - len(rows)))
     return frame[[*columns]]
 
 
@@ -162,8 +165,8 @@ _SCANS = pa.DataFrameSchema(
 )
 
 
-def _sentences(frame: pd.DataFrame, cases: pd.DataFrame, row_name: str) -> list[str]:
-    """pandera's table of failure cases as sentences in the order of the rows, the table's own problems first."""
+def _sentences(frame: pd.DataFrame, cases: pd.DataFrame, row_name: str) -> list[tuple[int, str]]:
+    """pandera's table of failure cases as rows (-1: the whole table) and sentences, in the order of the rows."""
     found = {}
     for case in cases.itertuples():
         if case.check == "column_in_dataframe":
@@ -182,7 +185,7 @@ def _sentences(frame: pd.DataFrame, cases: pd.DataFrame, row_name: str) -> list[
                 value = f" {case.failure_case!r}" if case.failure_case else ""
                 advice = _advice(str(case.failure_case)) if case.check == _FILE.error else ""
                 found[row, f"{where}: {case.column}{value} {case.check}{advice}"] = None
-    return [sentence for _, sentence in sorted(found, key=lambda item: item[0])]
+    return sorted(found, key=lambda item: item[0])
 
 
 def _advice(path: str) -> str:
