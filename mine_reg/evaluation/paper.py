@@ -5,10 +5,10 @@ import re
 
 import joblib
 import pandas as pd
-import torch
 
 from mine_reg.evaluation.metrics import mask_metrics
 from mine_reg.pairs.preprocessed import load_pair, read_pairs
+from mine_reg.storage.borrowing import one_torch_thread
 
 # The best method of a column is the one that the stars refer to.
 TABLE1 = {
@@ -68,8 +68,8 @@ def compare_with_paper(measured: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+@one_torch_thread()
 def _measured_before(folder, row) -> list[dict]:
-    torch.set_num_threads(1)
     pair = load_pair(folder, row)
     found = []
     for method, name in MASKS_COMPARED.items():

@@ -7,7 +7,6 @@ an interrupted run goes on where it stopped.
 """
 
 import itertools
-import os
 import time
 from collections.abc import Iterable
 from contextlib import ExitStack
@@ -25,6 +24,7 @@ from mine_reg.evaluation.networks import measure, recover
 from mine_reg.experiments.notebook_training import NotebookTraining, planned, seconds_of
 from mine_reg.models import AffineNet
 from mine_reg.settings import LOSSES, settings
+from mine_reg.storage.borrowing import one_openmp_thread, one_torch_thread
 from mine_reg.storage.results import code, digest, keep
 from mine_reg.training.augmentation import VOLUMES
 from mine_reg.training.datasets import PairDataset
@@ -194,10 +194,9 @@ def _parallel(calls: dict, what: str, workers: int, scheduler: str | None) -> tu
     return results, errors
 
 
+@one_openmp_thread  # of the notebook's kernel; several trainings at once would only wait for each other
+@one_torch_thread()
 def _call(name, function, *arguments):
-    # of the notebook's kernel; several trainings at once would only wait for each other
-    os.environ["OMP_NUM_THREADS"] = "1"
-    torch.set_num_threads(1)
     try:
         return name, function(*arguments), None
     except Exception as error:  # noqa: BLE001 - one failed experiment must not stop the others

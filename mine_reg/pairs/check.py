@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from mine_reg.images.ct import AIR_HU, blood_hu, read_clipped, read_mask
 from mine_reg.images.geometry import points_to_voxels
+from mine_reg.images.itk_state import no_itk_warnings, one_itk_thread
 from mine_reg.images.point_doubts import doubts_about_points
 from mine_reg.images.points import read_point_pair, read_points
 from mine_reg.images.reading import read_image
@@ -68,10 +69,10 @@ def check_manifest(path: str | Path, workers: int = -1) -> tuple[pd.DataFrame, l
     return table.astype(dict.fromkeys(("points", "fixed_inside", "moving_inside"), "Int64")), problems, remarks
 
 
+@one_itk_thread
+@no_itk_warnings  # they would run into the progress bar
 def _examined(row: dict) -> tuple[dict, list[str], list[str]]:
     """Look at one pair: values for its row of the table, problems, warnings."""
-    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)  # the processes share the cores
-    sitk.ProcessObject.GlobalWarningDisplayOff()  # ITK's lines would run into the progress bar
     values, problems, remarks = {"pair_id": row.get("pair_id", "")}, [], []
 
     def attempt(function, *arguments):

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from mine_reg.images.ct import AIR_HU, BODY_HU, lung_mask, read_clipped, read_mask
 from mine_reg.images.geometry import averaged, centred_grid, on_grid, points_to_voxels
+from mine_reg.images.itk_state import one_itk_thread
 from mine_reg.images.points import read_point_pair
 from mine_reg.images.reading import image_files
 from mine_reg.images.writing import write_image
@@ -125,9 +126,9 @@ def _checked(size, spacing_mm, window_hu, start) -> dict:
     return {"size": size, "spacing_mm": float(spacing_mm), "window_hu": window_hu, "start": start}
 
 
+@one_itk_thread
 def _finished_or_error(row: dict, work: Path, settings: dict) -> str | None:
     """Make one pair unless it is there already; a message instead of an exception, so that the other pairs go on."""
-    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)  # the processes share the cores
     try:
         keep(work / row["pair_id"], _key(row, settings), lambda folder: _make(row, folder, settings))
     except Exception as error:  # noqa: BLE001 - whatever is wrong with one pair, the others go on

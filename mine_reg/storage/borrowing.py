@@ -3,10 +3,10 @@
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ContextDecorator, contextmanager
 
 
-class Borrowed:
+class Borrowed(ContextDecorator):
     """A setting of the process that has ``value`` inside ``with`` blocks, in however many threads at once.
 
     get, put : read and write it. The first block remembers what was set and the last one brings it back, unless

@@ -9,14 +9,14 @@ from zlib import crc32
 
 import numpy as np
 import pandas as pd
-import SimpleITK as sitk
-import torch
 from joblib import Parallel, delayed
 from tqdm import tqdm
 
 from mine_reg.images.geometry import to_image
+from mine_reg.images.itk_state import one_itk_thread
 from mine_reg.images.writing import write_image
 from mine_reg.pairs.manifest import IMAGES, POINTS
+from mine_reg.storage.borrowing import one_torch_thread
 from mine_reg.storage.writing import write_csv
 from mine_reg.synthetic.phantom import SyntheticPair, grid_origin, make_pair
 from mine_reg.synthetic.scan_pairs import read_scan, simulate_pair
@@ -158,14 +158,14 @@ def _files(name: str) -> dict[str, str]:
     }
 
 
+@one_torch_thread()
 def _make_phantom(folder: Path, size, spacing_mm: float, seed: int, device: str) -> None:
-    torch.set_num_threads(1)
     write_pair(folder, make_pair(size, spacing_mm, seed, device), spacing_mm, grid_origin(size, spacing_mm))
 
 
+@one_torch_thread()
+@one_itk_thread
 def _make_simulated(folder: Path, image: str, mask: str | None, size, spacing_mm: float, seed: int) -> None:
-    torch.set_num_threads(1)
-    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
     scan = _scan(image, mask, size, spacing_mm)
     write_pair(folder, simulate_pair(scan, seed), spacing_mm, scan.grid.GetOrigin())
 
