@@ -1,6 +1,6 @@
 """Grids at full resolution in slabs of whole slices: a field on 512 x 512 x 600 voxels takes 2 GB, its Jacobian 6."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import SimpleITK as sitk
@@ -20,11 +20,16 @@ def slabs(grid: sitk.Image, halo: int = 0, voxels: int = _VOXELS) -> Iterator[tu
     step = max(1, voxels // (width * height))
     for first in range(halo, depth - halo, step):
         low, high = first - halo, min(first + step + halo, depth)
-        slab = sitk.Image(width, height, high - low, sitk.sitkUInt8)
-        slab.SetSpacing(grid.GetSpacing())
-        slab.SetDirection(grid.GetDirection())
-        slab.SetOrigin(grid.TransformContinuousIndexToPhysicalPoint((0.0, 0.0, float(low))))
-        yield slice(low, high), slab
+        yield slice(low, high), grid_from_slice(grid, low, (width, height, high - low))
+
+
+def grid_from_slice(grid: sitk.Image, first: int, size: Sequence[int] = (1, 1, 1)) -> sitk.Image:
+    """An empty image of ``size`` (x, y, z) whose first voxel is that of slice ``first`` of ``grid``."""
+    part = sitk.Image(list(size), sitk.sitkUInt8)
+    part.SetSpacing(grid.GetSpacing())
+    part.SetDirection(grid.GetDirection())
+    part.SetOrigin(grid.TransformContinuousIndexToPhysicalPoint((0.0, 0.0, float(first))))
+    return part
 
 
 def warped_mask(mask: sitk.Image, grid: sitk.Image, transform: sitk.Transform) -> np.ndarray:

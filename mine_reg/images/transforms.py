@@ -14,6 +14,7 @@ import SimpleITK as sitk
 
 from mine_reg.images.fields import is_field_file, read_field
 from mine_reg.images.geometry import displacement_voxels, voxels_to_points
+from mine_reg.images.slabs import grid_from_slice, slabs
 from mine_reg.images.transform_files import read_transform_file
 from mine_reg.images.writing import write_image, write_transform_file
 from mine_reg.spatial import jacobian_determinant
@@ -63,13 +64,18 @@ def write_inverse(transform: sitk.CompositeTransform, folder: Path) -> dict[str,
 
 def write_learn2reg(transform: sitk.Transform, fixed: sitk.Image, moving: sitk.Image, path: Path) -> None:
     """The displacement in voxels as Learn2Reg reads it: an array (X, Y, Z, 3) on the fixed grid, components x, y, z."""
-    displacement = displacement_voxels(transform, fixed, moving)[0].flip(0)
-    components = []
-    for values in displacement:
-        component = sitk.GetImageFromArray(values.numpy())
-        component.CopyInformation(fixed)
-        components.append(component)
-    write_image(sitk.JoinSeries(components), path)
+    field = sitk.Image([*fixed.GetSize(), 3], sitk.sitkFloat32)
+    field.SetSpacing([*fixed.GetSpacing(), 1.0])
+    field.SetOrigin([*fixed.GetOrigin(), 0.0])
+    direction = np.eye(4)
+    direction[:3, :3] = np.reshape(fixed.GetDirection(), (3, 3))
+    field.SetDirection(direction.ravel().tolist())
+    for slices, slab in slabs(fixed):
+        # displacements stay the same when slices are counted from the slab's first one in both images
+        displacement = displacement_voxels(transform, slab, grid_from_slice(moving, slices.start))[0].numpy()
+        for component, values in enumerate(displacement[::-1]):
+            field[:, :, slices, component] = sitk.GetImageFromArray(values)
+    write_image(field, path)
 
 
 def read_transform(path: str | Path) -> sitk.Transform:
