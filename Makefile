@@ -47,7 +47,7 @@ test-fast: check ## run the tests that take no more than seconds
 	python -m pytest -n 2 --dist loadfile -m "not slow and not pipeline"
 
 test-killed: $(READY) ## kill register, batch, the study (smoke) and the sweep twenty times each, at any moment
-	MINE_REG_KILLS=20 python -m pytest -s tests/test_killed.py
+	MINE_REG_KILLS=20 python -m pytest -s tests/test_killed.py tests/test_pipeline.py -k "killed or register or batch"
 
 smoke: $(READY) ## run the whole study in the smoke profile, in a temporary copy, and check its outputs
 	python -m pytest -s -m pipeline

@@ -1,11 +1,9 @@
 """Killed at any moment, again and again: started once more, everything ends as if it had never been disturbed.
 
-MINE_REG_KILLS says how often (3; `make test-killed` takes 20).
+`make test-killed` does it twenty times; the study and the sweep are killed in test_pipeline.py.
 """
 
-import os
 import random
-import signal
 import subprocess
 import sys
 import time
@@ -15,32 +13,19 @@ import numpy as np
 import pandas as pd
 import pytest
 import SimpleITK as sitk
+from killing import QUIET, run_killed
 
 from mine_reg.images.geometry import to_image
-from mine_reg.storage.results import MARK
 from mine_reg.synthetic.pair_sets import make_phantom_pairs
 from mine_reg.synthetic.phantom import grid_origin, make_pair
 
-KILLS = int(os.environ.get("MINE_REG_KILLS", "3"))
 SIZE, SPACING = (48, 48, 48), 6.5
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
-
-
-def run_killed(command: list[str], cwd: Path, seconds: float, moments: random.Random) -> None:
-    """Start a command KILLS times and kill it, with all its children, at a random moment of the ``seconds`` it takes;
-    then let it finish."""
-    for _ in range(KILLS):
-        process = subprocess.Popen(command, cwd=cwd, env=ENVIRONMENT, start_new_session=True, stdout=subprocess.DEVNULL)
-        time.sleep(moments.uniform(0.0, seconds))
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    subprocess.run(command, cwd=cwd, env=ENVIRONMENT, check=True, stdout=subprocess.DEVNULL)
 
 
 def run_whole(command: list[str], cwd: Path) -> float:
     """Seconds of a command that nobody disturbs."""
     start = time.perf_counter()
-    subprocess.run(command, cwd=cwd, env=ENVIRONMENT, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(command, cwd=cwd, env=QUIET, check=True, stdout=subprocess.DEVNULL)
     return time.perf_counter() - start
 
 
@@ -83,20 +68,3 @@ def test_batch(tmp_path):
     whole, killed = (pd.read_csv(tmp_path / name / "summary.csv") for name in ("whole", "killed"))
     timed = [name for name in whole if "seconds" in name]
     pd.testing.assert_frame_equal(whole.drop(columns=timed), killed.drop(columns=timed))
-
-
-@pytest.mark.pipeline
-@pytest.mark.slow
-def test_the_study_and_the_sweep(make_study_copy):
-    """The whole study in the smoke profile, then the sweep on top of it."""
-    whole, killed = make_study_copy(profile="smoke"), make_study_copy(profile="smoke")
-    dvc = str(Path(sys.executable).with_name("dvc"))
-    for command in ([dvc, "repro"], [dvc, "repro", "experiments/dvc.yaml:sweep"]):
-        seconds = run_whole(command, whole.folder)
-        run_killed(command, killed.folder, min(seconds, 60.0), random.Random(3))
-    for name in ("metrics.csv", "statistics.csv", "estimator.csv", "calibration.csv", "sweep.csv"):
-        one, other = (pd.read_csv(study.folder / "results" / name) for study in (whole, killed))
-        timed = [column for column in one if "seconds" in column]
-        pd.testing.assert_frame_equal(one.drop(columns=timed), other.drop(columns=timed))
-    left = [path for path in killed.folder.rglob(".writing-*") if MARK not in path.name]
-    assert not left and not list(killed.folder.rglob("*.partial"))

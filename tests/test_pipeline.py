@@ -1,13 +1,17 @@
 """dvc.yaml: what each stage depends on, and the whole study run in the smoke profile."""
 
 import ast
+import random
 import re
+import sys
 import time
+from pathlib import Path
 
 import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+from killing import run_killed
 from ruamel.yaml import YAML
 
 from mine_reg.settings import NAMES
@@ -247,3 +251,16 @@ def test_notebook_run_by_hand_leaves_the_official_results_alone(smoke):
     smoke.run("papermill", "-k", "python3", "--no-progress-bar", "08_statistics.ipynb", "/dev/null", cwd="notebooks")
     assert before == {path: path.stat().st_mtime_ns for path in (smoke.folder / "results").rglob("*")}
     assert (smoke.folder / "scratch/08_statistics/table1.md").is_file()
+
+
+@pytest.mark.pipeline
+def test_a_study_killed_again_and_again_ends_as_an_undisturbed_one(smoke, make_study_copy):
+    """The whole study, then the sweep on top of it."""
+    killed, dvc = make_study_copy(profile="smoke"), str(Path(sys.executable).with_name("dvc"))
+    for command in ([dvc, "repro"], [dvc, "repro", "experiments/dvc.yaml:sweep"]):
+        run_killed(command, killed.folder, 60.0, random.Random(3))
+    for name in ("metrics.csv", "statistics.csv", "estimator.csv", "calibration.csv", "sweep.csv"):
+        one, other = (pd.read_csv(study.folder / "results" / name) for study in (smoke, killed))
+        timed = [column for column in one if "seconds" in column]
+        pd.testing.assert_frame_equal(one.drop(columns=timed), other.drop(columns=timed))
+    assert not list(killed.folder.rglob(".writing-*")) and not list(killed.folder.rglob("*.partial"))
