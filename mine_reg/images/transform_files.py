@@ -22,6 +22,7 @@ def read_transform_file(path: str | Path) -> sitk.Transform:
         raise FileNotFoundError(f"{path} does not exist; {_ADVICE}")
     if path.is_dir():
         raise ValueError(f"{path} is a folder; give the transform.h5 in it, or another file")
+    path.open("rb").close()  # the system's own words when it may not be read
     suffix = path.suffix.lower()
     if suffix == ".mat":
         _check_matlab(path)
