@@ -30,7 +30,7 @@ def registration(method: str, folder: Path, threads: int):
         "elastix": _elastix,
         "convexadam": _convexadam,
         "ants": _ants,
-    }[method](*torch.load(folder / "pair.pt"), folder)
+    }[method](*torch.load(folder / "pair.pt", weights_only=True), folder)
 
 
 def _spacing(image: Tensor) -> float:

@@ -137,7 +137,9 @@ if arguments.one:
         torch.save(given, file)
         print(json.dumps(list(parts(module, **given))))
     else:
-        print(json.dumps(measure(parts(module, **torch.load(file, DEVICE))[name], arguments.repeats)))
+        print(
+            json.dumps(measure(parts(module, **torch.load(file, DEVICE, weights_only=True))[name], arguments.repeats))
+        )
 else:
     rows = []
     for size in arguments.sizes:

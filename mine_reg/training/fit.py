@@ -5,7 +5,8 @@ import json
 import logging
 import shutil
 import warnings
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -116,7 +117,8 @@ def fit(module: RegistrationTraining, data: PairData, out: Path, work: Path, cur
     first_weights = (value.cpu().numpy().tobytes() for value in module.state_dict().values())
     key = digest(vars(cfg), data.identity, curves is not None, *first_weights, *code(*LEARNED_BY))
     if not is_complete(out, key):
-        _train(module, data, out, key, work / key[:16], curves is not None)
+        with _quiet_lightning():
+            _train(module, data, out, key, work / key[:16], curves is not None)
     restore_network(module.network, getattr(module.similarity, "statistic", None), out)
     if curves is not None and curves != out / CURVES and rank_zero_only.rank == 0:
         keep(curves, key, lambda folder: shutil.copytree(out / CURVES, folder, dirs_exist_ok=True))
@@ -124,7 +126,6 @@ def fit(module: RegistrationTraining, data: PairData, out: Path, work: Path, cur
 
 
 def _train(module: RegistrationTraining, data: PairData, out: Path, key: str, work: Path, with_curves: bool) -> None:
-    _quieten_lightning()
     cfg = module.cfg
     # saved after the epoch, not after its validation: Lightning would resume the latter in the middle of the epoch
     when = {"every_n_epochs": cfg.validate_every, "save_on_train_epoch_end": True, "enable_version_counter": False}
@@ -141,9 +142,11 @@ def _train(module: RegistrationTraining, data: PairData, out: Path, key: str, wo
     with locked(work) if trainer.is_global_zero else nullcontext():
         last = work / "last.ckpt"
         resumed = _prepare(trainer, data, work, last, with_curves)
-        trainer.fit(module, datamodule=data, ckpt_path=last if resumed else None)
+        trainer.fit(module, datamodule=data, ckpt_path=last if resumed else None, weights_only=True)
         skipped = int(module.skipped)  # the best model's checkpoint may hold fewer
-        module.load_state_dict(torch.load(best.best_model_path, weights_only=False)["state_dict"])
+        if (chosen := _checkpoint(Path(best.best_model_path))) is None:
+            raise ValueError(f"{best.best_model_path} is damaged, or no checkpoint; remove {work} and train again")
+        module.load_state_dict(chosen["state_dict"])
         trainer.strategy.barrier()  # all have read before the first one deletes
         if trainer.is_global_zero:
             keep(out, key, save)
@@ -182,10 +185,12 @@ def _trainer(module: RegistrationTraining, work: Path, callbacks: list[Callback]
 def _prepare(trainer: L.Trainer, data: PairData, work: Path, last: Path, with_curves: bool) -> bool:
     """Whether an interrupted training goes on; ``data`` and the learning curves so far are brought to where it
     stopped."""
-    resumed = last.exists()
+    state = _checkpoint(last) if last.exists() else None
+    resumed = state is not None
     if resumed:
-        state = torch.load(last, weights_only=False)
         data.first_epoch = state["epoch"] + 1
+    elif last.exists():
+        warnings.warn(f"{last} is damaged, or no checkpoint, and is not used; the training starts anew", stacklevel=4)
     if trainer.is_global_zero:
         if resumed:
             (work / CURVES / "metrics.json").unlink(
@@ -202,16 +207,37 @@ def _prepare(trainer: L.Trainer, data: PairData, work: Path, last: Path, with_cu
     return resumed
 
 
-def _quieten_lightning() -> None:
-    """Hardware and advertisements at every start, and warnings about what is as it should be."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    for message in (
-        "Checkpoint directory .* exists and is not empty|.*does not have many workers|.*in eval mode",
-        ".*LeafSpec.*|Starting from v1.9.0",  # Lightning's own use of torch
-        "The ``compute`` method of metric MeanMetric was called before",  # pairs without points
-        "It is recommended to use .*sync_dist=True",  # training means are of the first process
-    ):
-        warnings.filterwarnings("ignore", message=message)
+def _checkpoint(path: Path) -> dict | None:
+    """What Lightning has saved; None for anything else.
+
+    Tensors and plain values alone are read: others may be able to write to a shared ``scratch/``, and a pickle can run
+    any program.
+    """
+    try:
+        state = torch.load(path, weights_only=True)
+    except Exception:  # noqa: BLE001 - whatever is wrong with it
+        return None
+    return state if isinstance(state, dict) and {"state_dict", "epoch", "global_step"} <= set(state) else None
+
+
+@contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Without what it says of hardware and of its makers, and warnings about what is as it should be."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    with warnings.catch_warnings():
+        for message in (
+            "Checkpoint directory .* exists and is not empty|.*does not have many workers|.*in eval mode",
+            ".*LeafSpec.*|Starting from v1.9.0",  # Lightning's own use of torch
+            "The ``compute`` method of metric MeanMetric was called before",  # pairs without points
+            "It is recommended to use .*sync_dist=True",  # training means are of the first process
+        ):
+            warnings.filterwarnings("ignore", message=message)
+        logger.setLevel(logging.WARNING)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
 
 
 def _drop_rows_after(curves: Path, step: int) -> None:
