@@ -101,6 +101,6 @@ def test_notebook_20_registers_and_shows(repository, files, tmp_path):
 
 
 def test_notebook_20_refuses_a_misspelt_name(repository, files, tmp_path):
-    with pytest.raises(papermill.PapermillExecutionError, match="unknown parameter refin; this notebook has"):
+    with pytest.raises(papermill.PapermillExecutionError, match="unknown parameter .refin. in papermill -p; did you mean .refine."):
         execute(repository, tmp_path, files | {"refin": 10})
     assert not (tmp_path / "out").exists()

@@ -4,6 +4,7 @@ A folder holds ``weights.safetensors``, the ``settings.json`` it was trained wit
 single file holds AffineNet, DeformNet, that of the fine level, T, their settings and where they come from.
 """
 
+import errno
 import inspect
 import json
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from mine_reg.models import AffineNet, DeformNet, StatisticNet
 from mine_reg.registration import Registration
+from mine_reg.storage.writing import whole_file
 
 
 def make_network(kind: type[nn.Module], settings: dict) -> nn.Module:
@@ -38,10 +40,22 @@ def save_network(network: nn.Module, statistic: StatisticNet | None, settings: d
     """Write a network, the T that it was trained against (if any) and its settings to ``folder``, which is made if
     needed."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(network.state_dict(), folder / "weights.safetensors")
+    _save(network.state_dict(), folder / "weights.safetensors")
     if statistic is not None:
-        save_file(statistic.state_dict(), folder / "statistic.safetensors")
+        _save(statistic.state_dict(), folder / "statistic.safetensors")
     (folder / "settings.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+
+def _save(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
+    """A safetensors file, read back before it takes its place. Raises OSError that names it when it is not whole."""
+    with whole_file(path) as beside:
+        try:
+            save_file(tensors, beside, metadata=metadata)
+            whole = load_file(beside).keys() == tensors.keys()
+        except SafetensorError as error:
+            raise OSError(errno.EIO, str(error).splitlines()[0], str(path)) from None
+        if not whole:
+            raise OSError(errno.EIO, "could not be written whole", str(path))
 
 
 def restore_network(network: nn.Module, statistic: StatisticNet | None, folder: Path) -> None:
@@ -115,7 +129,7 @@ def save_weights_file(affinenet: Path, deformnet: Path, path: Path, provenance: 
     if (statistic := load_statistic(fine or deformnet)) is not None:
         tensors |= {f"statistic.{key}": value for key, value in statistic.state_dict().items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, path, metadata=header)
+    _save(tensors, path, metadata=header)
 
 
 def weights_path(weights: str | Path) -> Path:
