@@ -97,7 +97,9 @@ def read_unsplit_manifest(manifest: Path) -> pd.DataFrame:
     """A manifest without its split, which a study needs with all its parts; here subjects may be in two, or all pairs
     in one."""
     unsplit = manifest.with_name("unsplit.csv")
-    pd.read_csv(manifest, dtype=str, keep_default_na=False).drop(columns="split", errors="ignore").to_csv(unsplit, index=False)
+    pd.read_csv(manifest, dtype=str, keep_default_na=False).drop(columns="split", errors="ignore").to_csv(
+        unsplit, index=False
+    )
     return read_manifest(unsplit)
 
 

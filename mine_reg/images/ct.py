@@ -12,6 +12,8 @@ from mine_reg.images.reading import checked_volume, read_image
 
 AIR_HU = -1024  # exports hold down to -3024 HU outside the field of view
 BODY_HU = -500  # between air, or lung, and soft tissue
+LUNGS_HU = (-950, -400)  # mean of both lungs, from emphysema to severe pneumonia
+OFFSET = 1024  # that exports without a rescale leave in
 
 
 def read_clipped(path: str | Path, image: sitk.Image | None = None) -> sitk.Image:
@@ -23,6 +25,24 @@ def read_clipped(path: str | Path, image: sitk.Image | None = None) -> sitk.Imag
     if not sitk.GetArrayViewFromImage(image).max() >= BODY_HU:
         raise ValueError(f"{path} has no voxel above {BODY_HU} HU, so it shows no body; give a CT in HU")
     return image
+
+
+def doubt_about_hu(image: sitk.Image, lungs: sitk.Image | None) -> str | None:
+    """Say what is odd about intensities that should be HU; None when nothing is.
+
+    lungs : a mask of 0 and 1 on the image's grid, which tells HU with an offset from other things
+    """
+    array = sitk.GetArrayViewFromImage(image)
+    low, high = float(array.min()), float(array.max())
+    if low <= BODY_HU and high >= 100:
+        return None
+    found = f"has values from {low:g} to {high:g}, but a CT in HU has air near -1000 and soft tissue from 0 to 100"
+    if lungs is not None and low >= 0:
+        tissue = np.median(array[array > 500]) if (array > 500).any() else 0
+        mean = array[sitk.GetArrayViewFromImage(lungs) > 0.5].mean() - OFFSET
+        if LUNGS_HU[0] < mean < LUNGS_HU[1] and abs(tissue - OFFSET) < 300:
+            return f"{found}; these look like HU + {OFFSET}, so subtract {OFFSET}"
+    return f"{found}; is it MR, or rescaled? Give the CT in HU"
 
 
 def read_mask(path: str | Path, image: sitk.Image, name: str, owner: str | Path) -> sitk.Image:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mine_reg.evaluation.metrics import field_metrics
-from mine_reg.images.ct import AIR_HU, Image, read_ct
+from mine_reg.images.ct import AIR_HU, Image, doubt_about_hu, read_ct
 from mine_reg.images.geometry import averaged, composite_transform, on_grid, voxels_to_points
 from mine_reg.images.point_doubts import doubts_about_points
 from mine_reg.images.points import Points, read_pair_points
@@ -28,9 +28,8 @@ from mine_reg.spatial import smooth, total_displacement, upsample
 from mine_reg.storage.results import digest
 from mine_reg.training.weights import RegistrationWeights, load_weights_file, weights_path
 
-_FAR_MM = (
-    30.0  # lungs further apart, beyond what AffineNet was trained for, are brought together before the networks look
-)
+# lungs further apart, beyond what AffineNet was trained for, are brought together before the networks look
+_FAR_MM = 30.0
 _NEAR_MM = 15.0  # of the lungs: where refinement looks, as training does
 
 
@@ -158,6 +157,11 @@ def _read(
         full, thin, found = (dict(zip(names, values, strict=True)) for values in zip(*found, strict=True))
     masks = read_masks(full, names, fixed_mask, moving_mask)
     lungs, doubts = _lungs(found, masks, names)
+    for role, image in thin.items():
+        odd = doubt_about_hu(image, on_grid(lungs[role], image, 0))
+        if odd and odd.endswith("subtract 1024"):
+            raise ValueError(f"{names[role]} {odd}")
+        doubts += [f"{names[role]} {odd}"] if odd else []
     grid = working_grid(lungs["fixed"])
     seen = {role: averaged(image, grid.GetSpacing()[0]) for role, image in thin.items()}
     return _Images(full, masks, lungs, seen, grid, doubts)

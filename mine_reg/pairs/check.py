@@ -9,7 +9,7 @@ import pandas as pd
 import SimpleITK as sitk
 from tqdm import tqdm
 
-from mine_reg.images.ct import AIR_HU, blood_hu, read_clipped, read_mask
+from mine_reg.images.ct import AIR_HU, LUNGS_HU, blood_hu, doubt_about_hu, read_clipped, read_mask
 from mine_reg.images.geometry import points_to_voxels
 from mine_reg.images.itk_state import no_itk_warnings, one_itk_thread
 from mine_reg.images.point_doubts import doubts_about_points
@@ -30,7 +30,6 @@ COLUMNS = (
 )
 FEW_SLICES = 10
 LUNGS_L = (0.5, 12.0)  # litres
-LUNGS_HU = (-950, -400)  # mean of both lungs, from emphysema to severe pneumonia
 NATIVE_HU, CONTRAST_HU = 90, 130
 LITTLE_OVERLAP = 0.1  # DSC
 
@@ -119,25 +118,11 @@ def _look_at_image(row, name, image, mask, is_ct, values, remarks) -> None:
     values[f"{name}_hu"] = f"{float(array.min()):g} to {float(array.max()):g}"
     if min(image.GetSize()) < FEW_SLICES:
         remarks.append(f"{row[name]} has very few slices ({values[f'{name}_size']} voxels); is this the whole series?")
-    odd = _not_ct(array, mask) if is_ct else None
+    odd = doubt_about_hu(image, mask) if is_ct else None
     if odd:
         remarks.append(f"{row[name]} {odd}")
     if mask is not None:
         _look_at_lungs(row, name, array, mask, is_ct and not odd, values, remarks)
-
-
-def _not_ct(array: np.ndarray, mask: sitk.Image | None) -> str | None:
-    """Say what is odd about intensities that should be HU; None when nothing is."""
-    low, high = float(array.min()), float(array.max())
-    if low <= -500 and high >= 100:
-        return None
-    found = f"has values from {low:g} to {high:g}, but a CT in HU has air near -1000 and soft tissue from 0 to 100"
-    if mask is not None and low >= 0:
-        lung = sitk.GetArrayViewFromImage(mask) > 0.5
-        tissue = np.median(array[array > 500]) if (array > 500).any() else 0
-        if LUNGS_HU[0] < array[lung].mean() - 1024 < LUNGS_HU[1] and abs(tissue - 1024) < 300:
-            return f"{found}; these look like HU + 1024, so subtract 1024"
-    return f"{found}; is it MR, or rescaled? Give the CT in HU"
 
 
 def _look_at_lungs(row, name, array, mask, is_ct, values, remarks) -> None:

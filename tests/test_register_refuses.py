@@ -1,0 +1,34 @@
+"""Images that are no CT in HU: masks in place of lungs must not let them through without a word."""
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+import mine_reg
+from mine_reg.images.geometry import to_image
+from mine_reg.synthetic.phantom import grid_origin, make_pair
+
+SIZE, SPACING = (48, 48, 48), 6.5
+
+
+@pytest.fixture(scope="module")
+def pair():
+    made = make_pair(SIZE, SPACING, 987_006)
+    names = ("fixed", "moving", "fixed_mask", "moving_mask")
+    return {n: to_image(getattr(made, n), (SPACING,) * 3, grid_origin(SIZE, SPACING), dtype="int16") for n in names}
+
+
+def test_hu_with_an_offset_are_refused_and_registered_once_it_is_gone(pair):
+    shifted = pair["fixed"] + 1024
+    masks = {name: pair[name] for name in ("fixed_mask", "moving_mask")}
+    with pytest.raises(ValueError, match=r"^fixed has values from .* these look like HU \+ 1024, so subtract 1024$"):
+        mine_reg.register(shifted, pair["moving"], device="cpu", **masks)
+    assert not mine_reg.register(shifted - 1024, pair["moving"], device="cpu", **masks).report["warnings"]
+
+
+def test_other_intensities_are_said(pair):
+    values = sitk.GetArrayFromImage(pair["fixed"]).astype(np.float32)
+    rescaled = to_image((values + 1000) / 3, (SPACING,) * 3, grid_origin(SIZE, SPACING))
+    masks = {name: pair[name] for name in ("fixed_mask", "moving_mask")}
+    report = mine_reg.register(rescaled, pair["moving"], device="cpu", **masks).report
+    assert any("is it MR, or rescaled? Give the CT in HU" in sentence for sentence in report["warnings"])
