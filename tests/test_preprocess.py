@@ -225,6 +225,15 @@ def test_another_window_makes_other_contents_of_the_same_names(write_pair, run, 
     assert first["pair_id"].equals(other["pair_id"]) and (first["contents"] != other["contents"]).all()
 
 
+def test_a_run_killed_while_it_wrote_the_table_stops_no_later_one(write_pair, run, tmp_path):
+    (tmp_path / "out.partial").mkdir()
+    for name in ("pairs.csv", "settings.json"):  # where earlier versions wrote them
+        (tmp_path / "out.partial" / name).write_text("pair_id")
+    (tmp_path / "out.partial/gone").mkdir()
+    assert len(run(*[write_pair(name) for name in "abc"])) == 3
+    assert not (tmp_path / "out.partial").exists()
+
+
 def test_files_of_others_in_the_folder_stay(write_pair, run, tmp_path):
     rows = [write_pair(name) for name in "abcd"]
     run(*rows)

@@ -101,6 +101,7 @@ def test_notebook_20_registers_and_shows(repository, files, tmp_path):
 
 
 def test_notebook_20_refuses_a_misspelt_name(repository, files, tmp_path):
-    with pytest.raises(papermill.PapermillExecutionError, match="unknown parameter .refin. in papermill -p; did you mean .refine."):
+    said = "unknown parameter .refin. in papermill -p; did you mean .refine."
+    with pytest.raises(papermill.PapermillExecutionError, match=said):
         execute(repository, tmp_path, files | {"refin": 10})
     assert not (tmp_path / "out").exists()

@@ -167,6 +167,18 @@ def train(module_class, cfg, pairs, folder, *args) -> dict:
     return fit(module_class(cfg, *args), folder_data(cfg, pairs), folder / "out", folder / "work", folder / "curves")
 
 
+def test_learning_curves_leave_what_else_is_in_their_folder(pairs, tmp_path):
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results/metrics.csv").write_text("pair_id")
+    cfg = small("affinenet", epochs=1)
+    lightning.seed_everything(cfg.seed, verbose=False)
+    for epochs in (1, 2):  # the second training's curves take the place of the first one's
+        cfg = small("affinenet", epochs=epochs)
+        fit(AffineTraining(cfg), folder_data(cfg, pairs), tmp_path / "out", tmp_path / "work", tmp_path / "results")
+        assert (tmp_path / "results/metrics.csv").read_text() == "pair_id"
+        assert len(pd.read_csv(next((tmp_path / "results").rglob("val/dsc.tsv")), sep="\t")) == epochs
+
+
 def test_a_network_that_is_there_is_not_trained_again_unless_data_or_settings_differ(pairs, tmp_path):
     first = train(AffineTraining, small("affinenet"), pairs, tmp_path)
     weights = tmp_path / "out/weights.safetensors"

@@ -91,6 +91,15 @@ def test_a_training_killed_again_and_again_ends_with_the_weights_of_an_uninterru
     assert not list(checkpoints.iterdir())  # nothing is left behind
 
 
+def test_two_equal_trainings_at_once_leave_the_same_weights(pairs, tmp_path, study):
+    commands = [command("affinenet", pairs, tmp_path / name, epochs=4) for name in ("one", "two")]
+    processes = [subprocess.Popen(each, env=ENVIRONMENT, cwd=study) for each in commands]
+    assert [process.wait() for process in processes] == [0, 0]
+    one, two = (load_affinenet(tmp_path / name).state_dict() for name in ("one", "two"))
+    assert all(torch.equal(value, two[name]) for name, value in one.items())
+    assert not list((study / "scratch/checkpoints/affinenet").iterdir())
+
+
 def test_two_processes_share_the_pairs_and_stay_one_network(pairs, tmp_path):
     cfg = {
         **vars(settings("affinenet", profile="smoke")),
