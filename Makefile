@@ -7,6 +7,8 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # glibc gives the large tensors of each training step back to the system and asks for them again; keeping them is faster.
 export MALLOC_MMAP_MAX_ := 0
 export MALLOC_TRIM_THRESHOLD_ := 10000000000
+# Threads that spin while they wait for each other take the cores from whatever else runs beside them.
+export OMP_WAIT_POLICY := PASSIVE
 
 .DEFAULT_GOAL := help
 .PHONY: help repro ablation sweep table2 bench test test-fast test-killed check lab smoke book readme verify lock clean
