@@ -7,7 +7,10 @@ total displacement (1, 3, D, H, W) from fixed to moving points, in voxels of the
 import math
 from collections.abc import Iterable, Sequence
 
+import numpy as np
 import torch
+from scipy.ndimage import binary_erosion
+from scipy.spatial import KDTree
 from torch import Tensor
 
 from mine_reg.spatial import jacobian_determinant, sample_at, warp_mask
@@ -40,27 +43,42 @@ def mask_metrics(fixed_mask: Tensor, moved_mask: Tensor, spacing_mm: Sequence[fl
 
     A mask moved away entirely has ``dsc`` 0 and infinite distances. Raises ValueError for different shapes or an empty
     fixed mask.
-    """
-    # here: MONAI takes two seconds to load, and a pair without masks does without it
-    from monai.metrics import get_mask_edges, get_surface_distance
 
-    fixed_mask, moved_mask = fixed_mask.squeeze() > 0.5, moved_mask.squeeze() > 0.5
+    As MONAI's `get_mask_edges` and `get_surface_distance`, to the last digit; loading MONAI takes two seconds, draws
+    random numbers, and changes the environment and the warnings of the process.
+    """
+    fixed_mask, moved_mask = (mask[0] if mask.ndim == 4 else mask for mask in (fixed_mask > 0.5, moved_mask > 0.5))
     if fixed_mask.shape != moved_mask.shape or fixed_mask.ndim != 3:
         raise ValueError(f"masks must share a 3D grid, got {tuple(fixed_mask.shape)} and {tuple(moved_mask.shape)}")
     if not fixed_mask.any():
         raise ValueError("the fixed mask is empty; give a segmentation that lies inside the grid")
-    dsc = 2 * (fixed_mask & moved_mask).sum() / (fixed_mask.sum() + moved_mask.sum())
+    dsc = 2 * (fixed_mask & moved_mask).sum().float() / (fixed_mask.sum() + moved_mask.sum()).float()
     if not moved_mask.any():
         return {"dsc": 0.0, "asd_mm": math.inf, "hd_mm": math.inf, "hd95_mm": math.inf}
-    surfaces = get_mask_edges(fixed_mask, moved_mask)
-    spacing = [float(value) for value in spacing_mm]
-    there, back = (get_surface_distance(*pair, spacing=spacing) for pair in (surfaces, surfaces[::-1]))
+    surfaces = _surfaces(fixed_mask.cpu().numpy(), moved_mask.cpu().numpy(), [float(value) for value in spacing_mm])
+    there, back = (_distances(*pair) for pair in (surfaces, surfaces[::-1]))
     return {
         "dsc": dsc.item(),
         "asd_mm": torch.cat((there, back)).mean().item(),
         "hd_mm": max(there.max(), back.max()).item(),
         "hd95_mm": max(there.quantile(0.95), back.quantile(0.95)).item(),
     }
+
+
+def _surfaces(fixed: np.ndarray, moved: np.ndarray, spacing_mm: Sequence[float]) -> list[np.ndarray]:
+    """Positions in mm (N, 3) of the surface voxels of two masks, from a common point."""
+    box = []
+    for axis in range(3):
+        others = tuple({0, 1, 2} - {axis})
+        marked = np.flatnonzero(fixed.any(others) | moved.any(others))
+        box.append(slice(marked[0], marked[-1] + 1))
+    cropped = (np.pad(mask[*box], 1) for mask in (fixed, moved))
+    return [np.argwhere(binary_erosion(mask) ^ mask) * np.asarray(spacing_mm) for mask in cropped]
+
+
+def _distances(points: np.ndarray, to: np.ndarray) -> Tensor:
+    """From each point to the nearest of the others."""
+    return torch.from_numpy(KDTree(to, leafsize=32).query(points)[0].astype(np.float32))
 
 
 def field_metrics(displacement: Tensor) -> dict[str, float]:

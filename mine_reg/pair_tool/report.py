@@ -91,21 +91,12 @@ def before_and_after(
         values = {}
         if masks["fixed"] is not None and masks["moving"] is not None:
             fixed, moved = sitk.GetArrayViewFromImage(masks["fixed"]) > 0, warped_mask(masks["moving"], grid, map_)
-            values |= mask_metrics(*_in_their_box(fixed, moved), grid.GetSpacing()[::-1])
+            values |= mask_metrics(*map(torch.from_numpy, (fixed, moved)), grid.GetSpacing()[::-1])
         if points is not None:
             distances = np.linalg.norm(map_points(map_, points[0]) - points[1], axis=1)
             values["tre_mm"] = float(distances.mean())
         report |= {f"{name}_{moment}": value for name, value in values.items()}
     return report
-
-
-def _in_their_box(*masks: np.ndarray) -> list[torch.Tensor]:
-    """Boolean arrays (D, H, W) on one grid without the border in which none of them is True, but for one voxel."""
-    box = []
-    for axis in range(3):
-        marked = np.flatnonzero(sum(mask.any(tuple({0, 1, 2} - {axis})) for mask in masks))
-        box.append(slice(max(marked[0] - 1, 0), marked[-1] + 2) if len(marked) else slice(None))
-    return [torch.from_numpy(np.ascontiguousarray(mask[*box])) for mask in masks]
 
 
 def mutual_information(fixed: torch.Tensor, moving: torch.Tensor, region: np.ndarray) -> float:
