@@ -1,6 +1,8 @@
 """Instance optimisation: it finds a known displacement, keeps the better answer, never folds, and forgets the last
 pair."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 
@@ -77,6 +79,25 @@ def test_it_stops_and_gives_back_the_start_when_nothing_gets_better(pair, statis
 def test_an_answer_that_folds_is_never_taken(pair, statistic):
     _, dvf, info = run(pair, statistic, 40, mu=0.0, rate=3.0, smoothing=0.0)
     assert info["best_step"] == 0 and dvf.abs().max() == 0
+
+
+def test_several_threads_at_once_give_exactly_the_answer_of_a_lone_run(pair, statistic):
+    alone, state = run(pair, statistic, 30), torch.random.get_rng_state()
+    with ThreadPoolExecutor(4) as several:
+        answers = list(several.map(lambda _: run(pair, statistic, 30), range(4)))
+    for theta, dvf, info in answers:
+        assert torch.equal(theta, alone[0]) and torch.equal(dvf, alone[1]) and info == alone[2]
+    assert torch.equal(torch.random.get_rng_state(), state)  # neither read nor advanced
+    torch.manual_seed(5)
+    assert torch.equal(run(pair, statistic, 30)[1], alone[1])
+    assert not torch.equal(run(pair, statistic, 30, seed=1)[1], alone[1])
+
+
+def test_images_made_in_inference_mode_can_be_refined(pair, statistic):
+    with torch.inference_mode():
+        fixed, moving = (image.clone() for image in pair[:2])
+        found = run((fixed, moving, None), statistic, 10)
+    assert torch.equal(found[1], run(pair, statistic, 10)[1])
 
 
 def test_nothing_of_a_pair_reaches_the_next(pair, statistic):

@@ -28,7 +28,7 @@ class Borrowed(ContextDecorator):
     def __exit__(self, *_error) -> None:
         with self._lock:
             self._blocks -= 1
-            if not self._blocks and self._before not in (self._value, self._get()):
+            if not self._blocks and self._before != self._value and self._get() == self._value:
                 self._put(self._before)
 
 
