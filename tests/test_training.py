@@ -1,5 +1,4 @@
-"""Training: augmentation, composition of affine maps, learning on tiny pairs, restart, refusal of data that cannot
-train."""
+"""Training: augmentation, affine maps, learning on tiny pairs, restart, refusal of data that cannot train."""
 
 import math
 import shutil
@@ -99,18 +98,9 @@ def test_the_loss_of_a_pair_is_that_of_its_voxels():
 
 
 def test_an_affinenet_trained_with_random_maps_is_chosen_by_pairs_moved_by_such_maps(pairs, tmp_path):
-    train(
-        AffineTraining,
-        small("affinenet", random_affine={"degrees": 10.0, "translation": 0.1, "scale": 0.1}),
-        pairs,
-        tmp_path / "far",
-    )
-    train(
-        AffineTraining,
-        small("affinenet", random_affine={"degrees": 0.0, "translation": 0.0, "scale": 0.0}),
-        pairs,
-        tmp_path / "near",
-    )
+    for name, degrees, limit in (("far", 10.0, 0.1), ("near", 0.0, 0.0)):
+        maps = {"degrees": degrees, "translation": limit, "scale": limit}
+        train(AffineTraining, small("affinenet", random_affine=maps), pairs, tmp_path / name)
     near, far = (
         pd.read_csv(next((tmp_path / "far/curves").rglob(f"val/{name}.tsv")), sep="\t")[name]
         for name in ("dsc", "far_dsc")
@@ -170,8 +160,6 @@ def train(module_class, cfg, pairs, folder, *args) -> dict:
 def test_learning_curves_leave_what_else_is_in_their_folder(pairs, tmp_path):
     (tmp_path / "results").mkdir()
     (tmp_path / "results/metrics.csv").write_text("pair_id")
-    cfg = small("affinenet", epochs=1)
-    lightning.seed_everything(cfg.seed, verbose=False)
     for epochs in (1, 2):  # the second training's curves take the place of the first one's
         cfg = small("affinenet", epochs=epochs)
         fit(AffineTraining(cfg), folder_data(cfg, pairs), tmp_path / "out", tmp_path / "work", tmp_path / "results")
