@@ -8,7 +8,7 @@ from scipy.spatial.transform import Rotation
 
 from mine_reg.images.geometry import voxels_to_points
 from mine_reg.pairs.manifest import ManifestError, read_manifest
-from mine_reg.pairs.preprocess import draw_split, preprocess
+from mine_reg.pairs.preprocess import preprocess
 from mine_reg.pairs.preprocessed import load_pair, read_pairs
 from mine_reg.storage.results import MARK
 
@@ -276,36 +276,6 @@ def test_a_folder_with_other_files_is_left_alone(write_pair, run, tmp_path):
     with pytest.raises(ValueError, match="holds files that are not preprocessed pairs"):
         run(*(write_pair(name) for name in "abc"), out="mine")
     assert (tmp_path / "mine" / "thesis.tex").exists()
-
-
-def table(subjects, split=""):
-    return pd.DataFrame({"pair_id": range(len(subjects)), "subject_id": subjects, "split": split})
-
-
-def test_split_is_random_by_subject_and_repeatable():
-    subjects = [f"s{i // 2}" for i in range(20)] + [f"t{i}" for i in range(40)]
-    counts = {"train": 40, "validation": 8, "test": 12}
-    split = draw_split(table(subjects), counts, seed=5)
-    assert pd.Series(split).value_counts().to_dict() == counts
-    assert pd.Series(split).groupby(subjects).nunique().max() == 1
-    assert split == draw_split(table(subjects), counts, seed=5) != draw_split(table(subjects), counts, seed=6)
-
-
-@pytest.mark.parametrize(
-    "counts, message",
-    [
-        (
-            {"train": 2, "validation": 1, "test": 1},
-            "asks for 2 train . 1 validation . 1 test = 4 pairs, but there are 5",
-        ),
-        ({"train": 5, "validation": 0, "test": 0}, "at least one pair to each of train, validation, test"),
-        ({"train": 3, "validation": 1, "test": 1, "dev": 1}, "at least one pair to each of"),
-        ({"train": 3, "validation": 1, "test": 1}, "would tear apart the 4 pairs of subject a"),
-    ],
-)
-def test_split_that_does_not_fit(counts, message):
-    with pytest.raises(ValueError, match=message):
-        draw_split(table(["a"] * 4 + ["b"]), counts, seed=0)
 
 
 def test_the_manifests_own_split_wins(write_pair, run):
