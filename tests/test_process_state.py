@@ -78,7 +78,8 @@ def other_random_numbers():
     try:
         yield
     finally:
-        torch.random.set_rng_state(states[0]), np.random.set_state(states[1]), random.setstate(states[2])  # noqa: NPY002
+        # noqa: NPY002
+        torch.random.set_rng_state(states[0]), np.random.set_state(states[1]), random.setstate(states[2])
 
 
 ITK = sitk.ProcessObject
