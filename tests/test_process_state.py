@@ -78,8 +78,9 @@ def other_random_numbers():
     try:
         yield
     finally:
-        # noqa: NPY002
-        torch.random.set_rng_state(states[0]), np.random.set_state(states[1]), random.setstate(states[2])
+        torch.random.set_rng_state(states[0])
+        np.random.set_state(states[1])  # noqa: NPY002
+        random.setstate(states[2])
 
 
 ITK = sitk.ProcessObject
