@@ -24,7 +24,7 @@ from mine_reg.pair_tool.report import before_and_after, distrust, mutual_informa
 from mine_reg.pair_tool.undisturbed import undisturbed
 from mine_reg.pair_tool.working_grid import fading_border, found_lungs, marked_lungs, scaled, thinned, working_grid
 from mine_reg.registration import halved, predict_on_two_grids
-from mine_reg.spatial import smooth, total_displacement, upsample
+from mine_reg.spatial import resample, smooth, total_displacement, upsample
 from mine_reg.storage.results import digest
 from mine_reg.training.weights import RegistrationWeights, load_weights_file, weights_path
 
@@ -55,6 +55,7 @@ class _Images:
 
     seen : the CTs as voxels of the working grid would see them, each on its own grid
     grid : the working grid
+    marked : whether lungs could not be found and are what masks mark
     doubts : sentences about the lungs
     """
 
@@ -63,6 +64,7 @@ class _Images:
     lungs: dict[str, sitk.Image]
     seen: dict[str, sitk.Image]
     grid: sitk.Image
+    marked: bool
     doubts: list[str]
 
 
@@ -126,7 +128,7 @@ def register(
         "working_size": list(images.grid.GetSize()),
         "working_spacing_mm": images.grid.GetSpacing()[0],
     }
-    region = sitk.GetArrayFromImage(on_grid(images.lungs["fixed"], images.grid, 0)) > 0
+    region = _region(images)
     moved_there = scaled(images.seen["moving"], images.grid, transform)
     report["mutual_information_before"] = mutual_information(*pair, region)
     report["mutual_information_after"] = mutual_information(pair[0], moved_there, region)
@@ -162,9 +164,10 @@ def _read(
         if odd and odd.endswith("subtract 1024"):
             raise ValueError(f"{names[role]} {odd}")
         doubts += [f"{names[role]} {odd}"] if odd else []
-    grid = working_grid(lungs["fixed"])
+    marked = any(isinstance(own, ValueError) for own in found.values())
+    grid = working_grid(lungs["fixed"], shrinking=marked)
     seen = {role: averaged(image, grid.GetSpacing()[0]) for role, image in thin.items()}
-    return _Images(full, masks, lungs, seen, grid, doubts)
+    return _Images(full, masks, lungs, seen, grid, marked, doubts)
 
 
 def _lungs(
@@ -206,14 +209,30 @@ def _predict(
     pair: list[Tensor], networks: RegistrationWeights, images: _Images, refine: int, weights: str | Path
 ) -> tuple[Tensor, Tensor, dict]:
     """theta (1, 3, 4) and DVF (1, 3, D, H, W) in voxels of the working grid, on the CPU, and what refinement did."""
+    if refine and networks.statistic is None:
+        raise ValueError(f"weights {weights} hold no T, which refine needs; leave refine out, or give other weights")
     theta, dvf = predict_on_two_grids(networks.registration, networks.fine, tuple(map(halved, pair)), tuple(pair))
+    if images.marked and not _helps(pair, theta, dvf, images):
+        # scans of a part of the lungs are nothing that the networks know: on cropped ones they were 14 to 57 mm off
+        theta, dvf = torch.eye(3, 4, dtype=dvf.dtype, device=dvf.device)[None], torch.zeros_like(dvf)
+        images.doubts.append("the networks' answer lowered mutual information, so it was not used")
     refinement = {}
     if refine:
-        if networks.statistic is None:
-            raise ValueError(f"weights {weights} hold no T, which refine needs; they were trained without MINE")
         lungs = images.lungs["fixed"]
         theta, dvf, refinement = _refined(pair, theta, dvf, networks.statistic, lungs, images.grid, refine)
     return theta.cpu(), dvf.cpu(), refinement
+
+
+def _helps(pair: list[Tensor], theta: Tensor, dvf: Tensor, images: _Images) -> bool:
+    """Whether a map raises mutual information in the lungs of the fixed image."""
+    fixed, before, after = (image[0].cpu() for image in (*pair, resample(pair[1], theta, dvf)))
+    region = _region(images)
+    return mutual_information(fixed, after, region) > mutual_information(fixed, before, region)
+
+
+def _region(images: _Images) -> np.ndarray:
+    """The lungs of the fixed image on the working grid, Boolean (D, H, W)."""
+    return sitk.GetArrayFromImage(on_grid(images.lungs["fixed"], images.grid, 0)) > 0
 
 
 def _refined(

@@ -40,11 +40,18 @@ def marked_lungs(mask: sitk.Image, name: str) -> sitk.Image:
     return lungs
 
 
-def working_grid(lungs: sitk.Image) -> sitk.Image:
-    """A cube around the lungs of the fixed image, axes L, P, S: the finer of the two, see `registration`."""
+def working_grid(lungs: sitk.Image, shrinking: bool = False) -> sitk.Image:
+    """A cube around the lungs of the fixed image, axes L, P, S: the finer of the two, see `registration`.
+
+    shrinking : it is smaller around small lungs, so that the networks see a child's as large as those they know
+    """
     voxels = np.argwhere(sitk.GetArrayViewFromImage(lungs) > 0)
     low, high = (voxels_to_points(corner, lungs).numpy()[0] for corner in (voxels.min(0), voxels.max(0)))
-    spacing = max(_SPACING_MM, ((high - low).max() + 2 * _MARGIN_MM) / (_SIZE - 1))
+    extent, width = (high - low).max(), (_SIZE - 1) * _SPACING_MM
+    if shrinking and extent + 2 * _MARGIN_MM < width:
+        spacing = _SPACING_MM * extent / (width - 2 * _MARGIN_MM)
+    else:
+        spacing = max(_SPACING_MM, (extent + 2 * _MARGIN_MM) / (_SIZE - 1))
     return centred_grid((low + high) / 2, [2 * _SIZE - 1] * 3, spacing / 2)
 
 
@@ -57,7 +64,8 @@ def scaled(image: sitk.Image, grid: sitk.Image, transform: sitk.Transform | None
 
 
 def fading_border(size: Sequence[int], spacing_mm: float) -> torch.Tensor:
-    """(1, 1, D, H, W): 1 inside, falling to 0 over the outermost 15 mm."""
+    """(1, 1, D, H, W): 1 inside, falling to 0 over the outermost 15 mm, or less on a grid that has shrunk."""
+    spacing_mm = max(spacing_mm, _SPACING_MM / 2)
     weights = torch.ones(tuple(size), dtype=torch.float32)
     for axis, n in enumerate(size):
         steps = torch.arange(n, dtype=torch.float32)
