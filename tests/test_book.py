@@ -121,7 +121,7 @@ def test_browser_shows_it_without_another_host(book, address):
         page.route("**/*", refuse_others)
         page.on("pageerror", lambda error: errors.append(f"{page.url}: {error}"))
         equations = 0
-        for file in sorted(book.rglob("*.html")):
+        for file in sorted(set(book.rglob("*.html")) - {book / "index.html"}):  # which leads to another at any moment
             page.goto(address + file.relative_to(book).as_posix())
             written = page.locator("article .math").count()
             if written:

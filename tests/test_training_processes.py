@@ -28,8 +28,8 @@ SMALL = {
     "channels": [4, 8],
     "warmup_steps": 2,
     "accelerator": "cpu",
-    "random_affine": {"degrees": 15.0, "translation": 0.1875, "scale": 0.1},
 }
+FOR_AFFINENET = {"random_affine": {"degrees": 15.0, "translation": 0.1875, "scale": 0.1}}
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,8 @@ def study(make_study_copy):
 
 
 def command(network: str, pairs: Path, out: Path, *more: str, **changes) -> list[str]:
-    assignments = [f"--set={name}={json.dumps(value)}" for name, value in {**SMALL, **changes}.items()]
+    chosen = {**SMALL, **(FOR_AFFINENET if network == "affinenet" else {}), **changes}
+    assignments = [f"--set={name}={json.dumps(value)}" for name, value in chosen.items()]
     return [
         sys.executable,
         "-m",
@@ -104,6 +105,7 @@ def test_two_processes_share_the_pairs_and_stay_one_network(pairs, tmp_path):
     cfg = {
         **vars(settings("affinenet", profile="smoke")),
         **SMALL,
+        **FOR_AFFINENET,
         "epochs": 2,
         "shift_voxels": 0,
         "flip_axes": [],

@@ -39,6 +39,12 @@ def plain_errors(until_stopped: bool = True):
         with warnings.catch_warnings():
             warnings.showwarning = _for_users(warnings.showwarning)
             yield
+    except ModuleNotFoundError as error:
+        if (error.name or "mine_reg").partition(".")[0] == "mine_reg":  # a mistake of ours, no package to install
+            raise
+        needed = f"this command belongs to the study and needs {error.name}"
+        print(f"Error: {needed}, which `pip install 'mine_reg[study]'` brings", file=sys.stderr)
+        raise SystemExit(1) from None
     except (ValueError, OSError, RuntimeError, MemoryError) as error:
         # a ValueError may list the problems of a whole table
         said = str(error) if isinstance(error, ValueError) and str(error) else one_sentence(error)
