@@ -224,6 +224,33 @@ def manifest(
 
 
 @app.command()
+def benchmark(
+    collection: Annotated[str, typer.Argument(help="Name of the public collection; a wrong one lists those known.")],
+    folder: Annotated[Path, typer.Argument(help="Where its unpacked files are.")],
+    out: Annotated[Path, typer.Option(help="Folder for benchmark.csv, benchmark.md, the pairs and the results.")],
+    weights: Annotated[str, typer.Option(help="Weights in the package, or a file of your own.")] = "midiceregnet",
+    refine: Annotated[int, _REFINE] = 0,
+    device: Annotated[str | None, _DEVICE] = None,
+) -> None:
+    """Register a public collection of lung CT that you have downloaded, and measure the landmark errors as its owners
+    do, beside published results. Started again, it does what is missing.
+
+    Exit code 0 means that every case was judged, 1 that some could not be; benchmark.md says which and why.
+    """
+    with plain_errors():
+        from mine_reg.pair_tool.benchmark import benchmark as run
+
+        table = run(collection, folder, out, weights=weights, refine=refine, device=device)
+    failed = table[table["error"] != ""]
+    for row in failed.itertuples():
+        print(f"{row.pair_id}: {row.error}", file=sys.stderr)
+    judged = table["pair_id"].nunique() - len(failed)
+    print(f"{out / 'benchmark.md'} shows {judged} cases; {len(failed)} could not be judged.")
+    if len(failed):
+        raise typer.Exit(1)
+
+
+@app.command()
 def train(
     network: Annotated[str, typer.Argument(help="affinenet, or deformnet, which needs a trained AffineNet.")],
     out: Annotated[Path, typer.Option(help="Folder for the weights, the settings and the learning curves.")],

@@ -63,6 +63,18 @@ def make_manifest(collection: str, folder: str | Path, out: str | Path) -> pd.Da
     return read_manifest(out / "manifest.csv")
 
 
+def prepare_pair(pair: PairFiles, out: Path, source: Collection) -> dict[str, str]:
+    """Write what `make_manifest` writes for one pair into the folder ``out``, and return its row of a manifest; paths
+    of what was written are relative to ``out``. Raises ValueError with all that is wrong with the pair."""
+    problems = []
+    row = _row(pair, out, source, problems)
+    for side in SIDES if not problems else ():
+        _convert(getattr(pair, side), out / row[side], out / row[f"{side}_mask"], source, problems)
+    if problems:
+        raise ValueError("; ".join(problems))
+    return row
+
+
 def _check_out(folder: Path, out: Path) -> None:
     """Refuse an ``out`` that would overwrite anything that was not made here."""
     if not folder.is_dir():
