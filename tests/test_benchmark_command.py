@@ -41,8 +41,8 @@ def small(monkeypatch):
         monkeypatch.setitem(COLLECTIONS, name, source._replace(raw=raw))
 
 
-def run(collection, folder, out, weights):
-    command = ["benchmark", collection, folder, "--out", out, "--weights", weights, "--device", "cpu"]
+def run(collection, folder, out, weights, *more):
+    command = ["benchmark", collection, folder, "--out", out, "--weights", weights, "--device", "cpu", *more]
     return CliRunner().invoke(app, list(map(str, command)))
 
 
@@ -191,7 +191,10 @@ def test_empire10_has_no_tre_but_overlap_and_folding(pair, weights, tmp_path):
     table = pd.read_csv(tmp_path / "out/benchmark.csv")
     assert not [name for name in table if "tre" in name]
     assert table["dsc_after"].between(0.3, 1).all() and table["folding_percent"].notna().all()
-    assert "keeps its landmarks secret" in (tmp_path / "out/benchmark.md").read_text()
+    text, warnings = (tmp_path / "out/benchmark.md").read_text(), table["warnings"].fillna("").item()
+    assert "keeps its landmarks secret" in text and ("## Warnings" in text) == bool(warnings) and warnings in text
+    done = run("empire10", tmp_path / "in", tmp_path / "out", weights, "--refine", 1)  # arrives at `register`
+    assert done.exit_code == 1 and "test.safetensors hold no T, which refine needs" in done.stderr
 
 
 def marks(out):

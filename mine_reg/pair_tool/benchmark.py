@@ -200,6 +200,7 @@ def _judged(case: Case, folder: Path, source: Collection) -> list[dict]:
     try:
         report = json.loads((folder / case.pair_id / REPORT).read_text(encoding="utf-8"))
         reported = {column: report[column] for column in _REPORTED}
+        reported |= {"verdict": report["verdict"]} if "verdict" in report else {}
         further = {"warnings": "; ".join(report["warnings"]), "error": ""}
         errors = _errors(case, read_transform(folder / case.pair_id / ITK_FILE))
     except Exception as problem:  # noqa: BLE001 - as above

@@ -19,6 +19,7 @@ _LABELS = {
     "dsc_after": "DSC",
     "folding_percent": "folding/%",
     "sd_log_jacobian": "SD log J",
+    "verdict": "verdict",
 }
 _DIGITS = {"dsc_before": 3, "dsc_after": 3, "folding_percent": 4, "sd_log_jacobian": 3}  # others: 2
 _SDS = {"tre_before_mm": "tre_before_sd_mm", "tre_mm": "tre_sd_mm", "tre_snapped_mm": "tre_snapped_sd_mm"}
@@ -72,6 +73,12 @@ def as_markdown(collection: str, source: Collection, table: pd.DataFrame, totals
     if len(judged):
         parts += ["## Cases", _cases(judged, [entry for entry in published if entry.by_case])]
         parts += ["## Over the cases", _totals(totals)]
+        warned = dict(zip(judged["pair_id"], judged["warnings"], strict=True))
+        if any(warned.values()):
+            parts += [
+                "## Warnings",
+                _grid(["case", "of its registration"], [[*item] for item in warned.items() if item[1]]),
+            ]
     if source.raw or source.task:
         parts += ["## Published", _published(published)]
     return "\n\n".join(parts) + "\n"
