@@ -104,14 +104,15 @@ def _cell(name: str, value, sd=None) -> str:
 
 
 def _totals(totals: pd.DataFrame) -> str:
-    percentile = "p30" in totals
+    percentile, groups = "p30" in totals, [name for name in ("split", "points") if totals[name].any()]
     rows = []
     for row in totals.itertuples():
         digits = _DIGITS.get(row.measure, 2)
         values = [row.mean, row.sd, *([row.p30] if percentile else [])]
         numbers = [_number(value, digits) for value in values]
-        rows.append([row.split, row.points, _LABELS[row.measure], str(row.cases), *numbers])
-    return _grid(["split", "points", "measure", "cases", "mean", "SD", *(["30 %"] if percentile else [])], rows)
+        named = [getattr(row, name) for name in groups]
+        rows.append([*named, _LABELS[row.measure], str(row.cases), *numbers])
+    return _grid([*groups, "measure", "cases", "mean", "SD", *(["30 %"] if percentile else [])], rows)
 
 
 def _published(entries: list[Published]) -> str:

@@ -32,9 +32,17 @@ UNIGRADICON = (
     "Tian et al., uniGradICON, MICCAI 2024, arXiv:2403.05780; numbers of github.com/uncbiag/uniGradICON, "
     "evaluations/evaluation_results/"
 )
-REGNET = "Sokooti et al., arXiv:1908.10235, 2019, abstract"
-ELASTIX = "J Radiat Res 2014, PMC4229927, abstract (B-spline registration in elastix, parameter 2)"
-RRN = "He et al., Recursive Refinement Network, arXiv:2106.07608, 2021, abstract"
+REGNET = (
+    "Sokooti et al., 3D Convolutional Neural Networks Image Registration Based on Efficient Supervised Learning from "
+    "Artificial Deformations, arXiv:1908.10235, 2019, abstract"
+)
+ELASTIX = "pmc.ncbi.nlm.nih.gov/articles/PMC4229927, abstract (B-spline registration in elastix, parameter setting 2)"
+RRN = (
+    "He et al., Recursive Refinement Network for Deformable Lung Registration between Exhale and Inhale CT Scans, "
+    "arXiv:2106.07608, 2021, abstract"
+)
+_UNSAID = "read in the abstract, which does not say how many landmarks, nor what the SD is over"
+_OVER_ALL = "read in the abstract, which calls the SD 'over all cases' and does not say how many landmarks"
 _THIN_SLICES = "scans of thinner slices than the collection's, masked to the lungs"
 _NLST = {"collection": "l2r_nlst", "snapped": False, "split": "validation", "note": "10 cases, 0101 to 0110"}
 _NLST_FILE = UNIGRADICON + "l2r_evaluation_results/l2r_nlst/{}.json, the challenge's own evaluation, version 2.1"
@@ -48,8 +56,8 @@ PUBLISHED = (
         snapped=True,
         by_case=(0.77, 0.75, 0.93, 1.26, 1.07, 0.83, 0.80, 1.01, 0.91, 0.84),
     ),
-    Published("dirlab_4dct", "elastix, B-splines", 1.28, ELASTIX, sd_mm=1.10, note="SD over all landmarks"),
-    Published("dirlab_4dct", "RegNet", 1.86, REGNET, sd_mm=2.12, note="SD over all landmarks"),
+    Published("dirlab_4dct", "elastix, B-splines", 1.28, ELASTIX, sd_mm=1.10, note=_OVER_ALL),
+    Published("dirlab_4dct", "RegNet", 1.86, REGNET, sd_mm=2.12, note=_UNSAID),
     Published(
         "dirlab_copdgene",
         "pTV",
