@@ -75,7 +75,11 @@ def write_json(value, path: str | Path) -> None:
 
 def write_text(text: str, path: str | Path) -> None:
     """UTF-8. Raises OSError that names the file."""
-    contents = text.encode()
+    write_bytes(text.encode(), path)
+
+
+def write_bytes(contents: bytes, path: str | Path) -> None:
+    """Raises OSError that names the file."""
     with whole_file(path) as beside:
         beside.write_bytes(contents)
         if beside.is_file() and (found := beside.stat().st_size) != len(contents):
