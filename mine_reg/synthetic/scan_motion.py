@@ -2,8 +2,9 @@
 
 psi maps points of the moving scan to points of the fixed scan: psi(y) = exp(v)(r(y)). The patient lies down again
 (rigid r), then everything flows for a unit of time along a velocity v. A flow along a bounded, smooth velocity is
-invertible by construction, however sharply v changes at the pleura, where lungs and abdomen slide along the ribs. v has
-the parts of the phantom's motion (`breathing`), but takes the thorax from the mask instead of a formula.
+invertible by construction, however sharply v changes at the pleura, where lungs and abdomen slide along the ribs. v is
+led by the thorax of the mask. It is a breath (diaphragm, ribs, the lung that lies on the back), each lobe's own motion,
+and waves; their sizes are those measured between real scans in inspiration and expiration (`benchmarks/motion.py`).
 """
 
 from dataclasses import dataclass
@@ -17,13 +18,21 @@ from scipy.spatial import ConvexHull, Delaunay
 from torch import Tensor
 
 from mine_reg.images.geometry import on_grid, to_image
-from mine_reg.spatial import compose_dvf, sample_at
+from mine_reg.spatial import compose_dvf, jacobian_determinant, sample_at, smooth
 from mine_reg.synthetic.motion import Invertible, draw_waves, rotation, sum_of_waves
 from mine_reg.synthetic.shapes import smooth_step
 
 LATTICE_MM = 4.0
 _MARGIN_MM = 48.0  # of the lattice around the grid, so that nothing flows in from outside
-_WALL_MM = 12.0  # over which the sliding along the ribs is spread
+_WALL_MM = 8.0  # over which the sliding along the ribs is spread
+_APPROACH_MM = 40.0  # from the wall, over which motion towards it fades
+SIZES = ("mixed", "deep", "tidal")
+# mm by which a diaphragm typically descends and the spread of its logarithm, then all else as parts of that descent:
+# with these numbers `benchmarks/motion.py` finds what has been measured between real scans
+_DEEP, _TIDAL = (14.0, 0.6), (8.5, 0.4)
+_LOBES = (0.11, 0.40, 0.30)  # SD along x, y, z
+_FRONT, _DEPENDENT, _WAVES = 0.35, 0.35, 0.22
+_LEAST_JACOBIAN = 0.1  # of a motion on the lattice
 _SQUARINGS = 6  # exp(v) as 2^6 short steps
 
 
@@ -57,6 +66,8 @@ class Thorax:
         cavity = self._cavity(slices)
         self.cavity_mm = (distance_transform_edt(cavity) - distance_transform_edt(~cavity)) * LATTICE_MM
         self.centre_x, self.spine_y = self._spine(cavity, slices)
+        front = self.origin_xyz[1] + LATTICE_MM * np.flatnonzero(self.lungs.any((0, 2)))[0]
+        self.depth = max(float(np.median(self.spine_y[slices])) - front, 60.0)
         self.half_width = max((np.ptp(np.flatnonzero(self.lungs.any((0, 1)))) * LATTICE_MM) / 2, 40.0)
         self.base_z = self._base(cavity)
 
@@ -107,6 +118,44 @@ class Thorax:
 
 
 @dataclass
+class Breath:
+    """What a breath does, in mm unless said otherwise; x, y, z in LPS.
+
+    Positive sizes: the lungs are larger at psi(y), in the fixed scan, than at y, in the moving one.
+    """
+
+    diaphragm: float  # descent of the domes
+    sides: float  # relative difference between left and right dome
+    ribs: float  # outward motion of the lateral wall: the ribs as handles of a bucket
+    front: float  # forward motion of the sternum: the ribs as handle of a pump
+    dependent: float  # of the lung that lies on the back, forwards along the ribs
+    lobes: Tensor  # (5, 3): each lobe's own displacement, in the order of `_lobes`
+    waves: Tensor  # residual deformation inside the rib cage, as of `draw_waves`
+    settling: Tensor  # and of the whole body
+
+    @classmethod
+    def random(cls, thorax: Thorax, generator: torch.Generator, deep: bool) -> "Breath":
+        """A deep breath or a tidal one, as fits the height of the lungs; 7 times of 10 the moving scan has less air."""
+        normal = torch.randn(7, generator=generator).tolist()
+        sign = 1.0 if torch.rand(1, generator=generator).item() < 0.7 else -1.0
+        typical, spread = _DEEP if deep else _TIDAL
+        typical *= (thorax.apex_z - thorax.dome_z) / 220
+        depth = typical * exp(spread * max(min(normal[0], 1.6), -1.6))
+        uneven = (depth * typical) ** 0.5  # what differs from place to place grows less than the breath
+        lobes = uneven * torch.tensor(_LOBES) * torch.randn(5, 3, generator=generator)
+        return cls(
+            sign * depth,
+            0.25 * np.tanh(normal[1]),
+            0.08 * sign * depth + 0.5 * normal[2],
+            depth * (_FRONT * sign + 0.15 * normal[3]),
+            depth * (_DEPENDENT * sign + 0.2 * normal[4]),
+            lobes,
+            draw_waves(generator, _WAVES * uneven * exp(0.25 * normal[5])),
+            draw_waves(generator, 0.8 * exp(0.4 * normal[6])),
+        )
+
+
+@dataclass
 class SimulatedMotion(Invertible):
     """psi as a displacement (1, 3, D, H, W), z, y, x, in voxels of the lattice of ``thorax``, linear in between."""
 
@@ -115,24 +164,29 @@ class SimulatedMotion(Invertible):
     diaphragm_mm: float
 
     @classmethod
-    def random(cls, thorax: Thorax, generator: torch.Generator) -> "SimulatedMotion":
-        """Draw the sizes of all parts, as for the phantom; 7 times out of 10 the moving scan has less air."""
-        normal = torch.randn(11, generator=generator).tolist()
-        turn = rotation(torch.tensor(normal[:3]) * torch.tensor([0.012, 0.012, 0.018]))
-        shift = torch.tensor(normal[3:6]) * 2.5
-        sign = 1.0 if torch.rand(1, generator=generator).item() < 0.7 else -1.0
-        diaphragm = sign * min(max(11.0 * exp(0.6 * normal[6]), 3.0), 32.0)
-        waves = draw_waves(generator, 0.8 * exp(0.4 * normal[7]))
-        sides, ribs = 0.15 * np.tanh(normal[8]), 0.1 * diaphragm + 0.4 * normal[9]
-        velocity = breathing_velocity(thorax, diaphragm, sides, ribs, waves)
-        flow = exponential(velocity)
+    def random(cls, thorax: Thorax, generator: torch.Generator, size: str = "mixed") -> "SimulatedMotion":
+        """Draw the sizes of all parts.
+
+        size : ``"deep"`` as from inspiration to expiration, ``"tidal"`` as in a 4D CT, ``"mixed"`` either, at random
+
+        Raises ValueError for another size.
+        """
+        if size not in SIZES:
+            raise ValueError(f"the size of a motion is one of {', '.join(SIZES)}, not {size!r}")
+        even = torch.rand(1, generator=generator).item() < 0.5
+        normal = torch.randn(6, generator=generator)
+        turn = rotation(normal[:3] * torch.tensor([0.015, 0.012, 0.018]))
+        breath = Breath.random(thorax, generator, size == "deep" or (size == "mixed" and even))
+        velocity = breathing_velocity(thorax, breath)
+        while jacobian_determinant(flow := exponential(velocity)).min() < _LEAST_JACOBIAN:
+            velocity = 0.93 * velocity  # the flow never folds, but a lattice of 4 mm cannot follow any flow
         x, y, z = torch.broadcast_tensors(*thorax.positions())
         points = torch.stack([x, y, z], -1).reshape(-1, 3)
         middle = torch.as_tensor(thorax.origin_xyz + (np.array(thorax.size[::-1]) - 1) / 2 * LATTICE_MM).float()
-        turned = (points - middle) @ turn.T + middle + shift
+        turned = (points - middle) @ turn.T + middle + normal[3:] * torch.tensor([1.8, 2.5, 2.5])
         there = thorax.voxels(turned)
         total = there + sample_at(flow, there, padding="border") - thorax.voxels(points)
-        return cls(thorax, total.transpose(1, 2).reshape(1, 3, *thorax.size), diaphragm)
+        return cls(thorax, total.transpose(1, 2).reshape(1, 3, *thorax.size), breath.diaphragm)
 
     def at(self, points: Tensor) -> Tensor:
         """psi of points (N, 3), mm."""
@@ -164,26 +218,59 @@ def exponential(velocity: Tensor) -> Tensor:
     return flow
 
 
-def breathing_velocity(thorax: Thorax, diaphragm_mm: float, sides: float, ribs_mm: float, waves: Tensor) -> Tensor:
-    """The velocity (1, 3, D, H, W) on the lattice of ``thorax``, in its voxels; arguments as of `breathing.Motion`."""
+def breathing_velocity(thorax: Thorax, breath: Breath) -> Tensor:
+    """The velocity (1, 3, D, H, W) on the lattice of ``thorax``, in its voxels.
+
+    The wall moves with the ribs; what is inside it has more motion of its own, along the wall near the wall, so that
+    it slides there and is neither torn off nor pressed through.
+    """
     x, y, z = thorax.positions()
     height = (thorax.apex_z - z) / (thorax.apex_z - thorax.dome_z + 30)
-    descent = smooth_step(height)
     cavity = torch.from_numpy(thorax.cavity_mm).float()
-    wall = smooth_step((cavity + 0.5 * _WALL_MM) / _WALL_MM)
     across, back = x - thorax.centre_x, y - torch.from_numpy(thorax.spine_y).float()[:, None, None]
-    spine = smooth_step(((across**2 + back**2).sqrt() - 24) / 26)
-    front_back = 1 + 0.4 * torch.tanh((back + 60) / 50)
-    left_right = 1 + sides * torch.tanh(across / 50)
-    middle = 1 - 0.4 * torch.exp(-(across**2) / (2 * 35.0**2))
+    frontness = (-back / thorax.depth).clamp(-0.3, 1.2)  # 0 at the vertebral bodies, 1 at the sternum
     # far below the diaphragm the abdomen moves less and less
     fade = smooth_step((z - thorax.dome_z + 160) / 100)
-    axial = -diaphragm_mm * descent * wall * spine * front_back * left_right * middle * fade
-    chest = smooth_step(height * 1.3) / thorax.half_width
-    outward = ribs_mm * chest * fade * smooth_step((cavity + 45) / 45)
-    parts = outward * across, outward * 1.2 * back, axial
-    total = [p + w for p, w in zip(parts, sum_of_waves(waves, (x, y, z)), strict=True)]
+    chest = smooth_step(height * 1.3) * fade * smooth_step((cavity + 45) / 45)
+    wall = [breath.ribs * chest * across / thorax.half_width, -breath.front * chest * frontness, 0 * chest]
+
+    spine = smooth_step(((across**2 + back**2).sqrt() - 24) / 26)
+    middle = 1 - 0.4 * torch.exp(-(across**2) / (2 * 35.0**2))
+    descent = smooth_step(height) * spine * middle * (1 - 0.4 * torch.tanh((frontness - 0.45) / 0.35))
+    own = list(sum_of_waves(breath.waves, (x, y, z)))
+    for weight, lobe in zip(_lobes(height, frontness, across), breath.lobes.tolist(), strict=True):
+        own = [part + amount * weight for part, amount in zip(own, lobe, strict=True)]
+    own = [part * spine * fade * smooth_step(1.5 * height + 0.3) for part in own]
+    own[1] = own[1] - breath.dependent * smooth_step(1.2 * height) * smooth_step(1 - frontness / 0.7) * spine * fade
+    own[2] = own[2] - breath.diaphragm * descent * (1 + breath.sides * torch.tanh(across / 50)) * fade
+    inside = _along_the_wall(torch.stack([part.expand(thorax.size) for part in own]), cavity)
+
+    settling = sum_of_waves(breath.settling, (x, y, z))
+    total = [w + i + s for w, i, s in zip(wall, inside, settling, strict=True)]
     return torch.stack([t.expand(thorax.size) for t in reversed(total)])[None] / LATTICE_MM
+
+
+def _along_the_wall(velocity: Tensor, cavity_mm: Tensor) -> Tensor:
+    """A velocity (3, D, H, W), x, y, z, of what is inside the rib cage: none outside, and none across the wall."""
+    depth = smooth(cavity_mm[None, None], 1.5)[0, 0]  # with steps of whole voxels the wall would have corners
+    normal = torch.stack(torch.gradient(depth, spacing=LATTICE_MM)[::-1])
+    normal = normal / normal.norm(dim=0).clamp(min=0.5)  # shorter in the middle, where no wall is near
+    near = 1 - smooth_step((depth - _WALL_MM / 2) / _APPROACH_MM)
+    across = (velocity * normal).sum(0) * near
+    return (velocity - across * normal) * smooth_step(depth / _WALL_MM + 0.5)
+
+
+def _lobes(height: Tensor, frontness: Tensor, across: Tensor) -> list[Tensor]:
+    """How much of each lobe is at a place: right upper, middle, lower; left upper, lower. They sum to 1.
+
+    The oblique fissures run from high at the back to low at the front, the horizontal one at half height.
+    """
+    lower = smooth_step(((height - 0.3 - 0.65 * frontness) / 0.15 + 1) / 2)
+    middle = smooth_step(((height - 0.5) / 0.15 + 1) / 2)
+    left = smooth_step((across / 25 + 1) / 2)
+    right = 1 - left
+    upper = 1 - lower
+    return [right * upper * (1 - middle), right * upper * middle, right * lower, left * upper, left * lower]
 
 
 def _hull(mask: np.ndarray) -> np.ndarray:

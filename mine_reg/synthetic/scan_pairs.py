@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 import torch
+import torch.nn.functional as F
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 
 from mine_reg.images.ct import blood_hu, lung_mask, read_clipped, read_mask
@@ -19,10 +20,13 @@ from mine_reg.synthetic.motion import spread_points
 from mine_reg.synthetic.phantom import SyntheticPair
 from mine_reg.synthetic.scan_motion import LATTICE_MM, SimulatedMotion, Thorax
 from mine_reg.synthetic.scene import NATIVE_HU
+from mine_reg.synthetic.shapes import smooth_step
 
 _ENHANCED_HU = 105.0  # a scan whose blood is brighter has contrast agent in it
 _POINTS = 150
 _SMALLEST_JACOBIAN = 0.02
+_AERATED_HU, _AIRLESS_HU = -650.0, -150.0  # lung up to which all, and from which no density follows the volume
+_DENSITY_RATIOS = (0.4, 2.0)  # beyond them lung would be emptier or fuller than between any two breaths
 
 
 class ScannedThorax:
@@ -53,16 +57,26 @@ class ScannedThorax:
         return self.blood_hu > _ENHANCED_HU
 
 
-def simulate_pair(scan: ScannedThorax, seed: int, noise: bool = True, contrast: bool = True) -> SyntheticPair:
+def simulate_pair(
+    scan: ScannedThorax,
+    seed: int,
+    noise: bool = True,
+    contrast: bool = True,
+    density: bool = True,
+    motion_size: str = "mixed",
+) -> SyntheticPair:
     """Make a fixed and a moving scan of the scanned subject, on the scan's grid; points in the scan's own mm.
 
-    noise, contrast : False leaves out kernels and scanner noise, and the change of contrast, so that corresponding
-        points have equal intensity up to interpolation
+    noise, contrast, density : False leaves out kernels and scanner noise, the change of contrast, and the lungs'
+        density that follows their volume; without all three, corresponding points have equal intensity up to
+        interpolation
+    motion_size : of the breath: ``"deep"``, ``"tidal"``, or ``"mixed"``, see `SimulatedMotion.random`
 
-    Raises ArithmeticError if the motion folds anywhere, which its construction excludes.
+    Raises ValueError for another size of motion, and ArithmeticError if the motion folds anywhere, which its
+    construction excludes.
     """
     generator = torch.Generator().manual_seed(seed)
-    motion = SimulatedMotion.random(scan.thorax, generator)
+    motion = SimulatedMotion.random(scan.thorax, generator, motion_size)
     _check_invertible(motion)
     psi, still = motion.transform(), sitk.Transform()
     fixed, moving = (on_grid(scan.image, scan.grid, -1024.0, t) for t in (still, psi))
@@ -70,6 +84,8 @@ def simulate_pair(scan: ScannedThorax, seed: int, noise: bool = True, contrast: 
     fixed_points = _points(scan, generator)
     moving_points = motion.inverse(fixed_points)
     fixed, moving = (to_tensor(i)[0] for i in (fixed, moving))
+    if density:
+        moving = moving + _condensed(moving, to_tensor(masks[1])[0], motion, scan.grid)
     fixed_mask, moving_mask = (to_tensor(m)[0] > 0.5 for m in masks)
     if contrast:
         agent = Agent(scan, generator)
@@ -88,6 +104,19 @@ def simulate_pair(scan: ScannedThorax, seed: int, noise: bool = True, contrast: 
         fixed_points.float(),
         moving_points.float(),
     )
+
+
+def _condensed(hu: torch.Tensor, lungs: torch.Tensor, motion: SimulatedMotion, grid: sitk.Image) -> torch.Tensor:
+    """HU (D, H, W) to add to the moving image where ``lungs`` (0 to 1) have another volume than in the fixed image.
+
+    The tissue in a piece of lung stays the same, so HU + 1000, the part of tissue in the air, goes with one over the
+    volume, which psi's Jacobian determinant tells. Vessels and consolidations, which hold no air, keep their density.
+    """
+    volumes = F.pad(jacobian_determinant(motion.displacement), (1,) * 6, value=1.0)[0].clamp(*_DENSITY_RATIOS)
+    image = to_image(volumes, (LATTICE_MM,) * 3, motion.thorax.origin_xyz)
+    ratio = to_tensor(on_grid(image, grid, 1.0))[0]
+    aerated = 1 - smooth_step((hu - _AERATED_HU) / (_AIRLESS_HU - _AERATED_HU))
+    return lungs * aerated * (ratio - 1) * (hu + 1000).clamp(min=0)
 
 
 class Agent:
