@@ -14,14 +14,16 @@ import SimpleITK as sitk
 import torch
 from PIL import Image
 
-from mine_reg.figures.explorer import MODES, Explorer3D, RegisteredPair, SliceExplorer, checkerboard
+from mine_reg.figures.explorer import INCONSISTENCY, MODES, Explorer3D, RegisteredPair, SliceExplorer, checkerboard
 from mine_reg.images.geometry import composite_transform, to_image
-from mine_reg.images.transforms import apply_transform
+from mine_reg.images.transforms import apply_transform, read_transform
+from mine_reg.images.writing import write_image
 from mine_reg.pair_tool.files import write_result
+from mine_reg.pair_tool.inconsistency import inconsistency_map
 from mine_reg.pair_tool.register import Result
 from mine_reg.synthetic.phantom import grid_origin, make_pair
 
-SIZE, SPACING = (48, 48, 48), 7.0
+SIZE, SPACING, MAP = (48, 48, 48), 7.0, "inconsistency.nii.gz"
 NOTEBOOK = Path(__file__).resolve().parents[1] / "notebooks/21_explore.ipynb"
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
@@ -82,6 +84,22 @@ def test_each_control_changes_the_picture(folder):
         control.value = value
         assert explorer.picture.value != before
     assert bytes(explorer.picture.value).startswith(b"\x89PNG")
+
+
+def test_the_inconsistency_is_a_mode_where_its_map_is_there(folder, tmp_path):
+    assert INCONSISTENCY not in SliceExplorer(RegisteredPair(folder)).mode.options
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    field = sitk.ReadImage(str(copy / "dvf.nii.gz"))
+    write_image(inconsistency_map(read_transform(copy / "transform.h5"), sitk.Transform(), field), copy / MAP)
+    pair = RegisteredPair(copy)
+    np.testing.assert_allclose(pair.inconsistency, pair.displacement.norm(dim=0)[None], atol=1e-3)  # the way back: none
+    explorer = SliceExplorer(pair)
+    before = explorer.picture.value
+    explorer.mode.value = INCONSISTENCY
+    assert explorer.picture.value != before and explorer.draw().axes[-1].get_ylabel() == "inconsistency / mm"
+    write_image(sitk.ReadImage(str(copy / MAP))[1:], copy / MAP)
+    with pytest.raises(ValueError, match="inconsistency.nii.gz is on another grid than .*dvf.nii.gz; remove it"):
+        RegisteredPair(copy)
 
 
 def test_a_checkerboard_begins_with_the_fixed_image():

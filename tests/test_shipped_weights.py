@@ -1,6 +1,8 @@
 """The weights that come with the package, on a phantom they have not seen; notebook 20 with them, as papermill runs
 it."""
 
+import re
+
 import nbformat
 import numpy as np
 import papermill
@@ -88,8 +90,11 @@ def test_notebook_20_registers_and_shows(repository, files, tmp_path):
         "0GenericAffine.mat",
         "1Warp.nii.gz",
         "report.json",
+        "quick_look.png",
+        "inconsistency.nii.gz",
     }
-    assert {path.name for path in (tmp_path / "out/figures").glob("*.png")} == {"before_after.png", "field.png"}
+    pictures = {"inconsistency.png", "before_after.png", "field.png"}
+    assert {path.name for path in (tmp_path / "out/figures").glob("*.png")} == pictures
     shown = [
         output
         for cell in executed.cells
@@ -97,7 +102,9 @@ def test_notebook_20_registers_and_shows(repository, files, tmp_path):
         for output in cell.outputs
         if "image/png" in output.get("data", {})
     ]
-    assert len(shown) == 2
+    assert len(shown) == 4  # and the quick look
+    said = "".join(o.get("text", "") for cell in executed.cells for o in cell.get("outputs", ()))
+    assert float(re.search(r"in the lungs: median ([\d.]+) mm", said)[1]) < 3
 
 
 def test_notebook_20_refuses_a_misspelt_name(repository, files, tmp_path):

@@ -1,4 +1,4 @@
-"""A registered pair in JupyterLab: linked slices in three planes, in seven modes, and a 3D view."""
+"""A registered pair in JupyterLab: linked slices in three planes, in up to eight modes, and a 3D view."""
 
 import io
 import json
@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from mine_reg.figures.plots import View, red_cyan
 from mine_reg.images.ct import AIR_HU, read_ct, read_mask
-from mine_reg.images.geometry import averaged, displacement_voxels, on_grid, to_tensor
+from mine_reg.images.geometry import averaged, displacement_voxels, on_grid, same_grid, to_tensor
 from mine_reg.images.transforms import ITK_FILE, read_transform
 from mine_reg.spatial import jacobian_determinant
 
@@ -28,13 +28,16 @@ MODES = (
     "displacement",
     "Jacobian",
 )
+INCONSISTENCY = "inconsistency"  # a mode more, where its map is there
 COLOUR_BARS = {
     "difference": "fixed - moved / HU",
     "displacement": "length / mm",
     "Jacobian": "Jacobian determinant",
+    INCONSISTENCY: "inconsistency / mm",
 }
 _WINDOW_HU = (-1000.0, 400.0)
 _DIFFERENCE_HU = 400.0
+_INCONSISTENT_MM = 10.0
 _SQUARE = 10  # voxels, of the checkerboard
 _ARROWS = 20  # along the longer side of a slice
 
@@ -51,6 +54,7 @@ class RegisteredPair:
     fixed, moving, moved : (1, D, H, W), HU; ``moving`` is not registered
     displacement : (3, D, H, W), mm, channels z, y, x
     jacobian : determinant (D, H, W), its outermost layer repeated
+    inconsistency : mm (1, D, H, W), see `pair_tool.inconsistency`; None where the folder holds no map of it
     """
 
     def __init__(
@@ -83,10 +87,21 @@ class RegisteredPair:
             if path is not None:
                 self.volumes[name] = on_grid(read_mask(path, image, name, "its image"), self.grid, 0, through) > 0.5
         self.fixed, self.moving, self.moved = (to_tensor(self.volumes[name]) for name in ("fixed", "moving", "moved"))
+        self.inconsistency = self._inconsistency(folder / "inconsistency.nii.gz")
         self.spacing_mm = self.grid.GetSpacing()[::-1]
         voxels = displacement_voxels(transform, self.grid, self.grid)
         self.jacobian = F.pad(jacobian_determinant(voxels), [1] * 6, mode="replicate")[0]
         self.displacement = voxels[0] * torch.tensor(self.spacing_mm)[:, None, None, None]
+
+    def _inconsistency(self, path: Path) -> torch.Tensor | None:
+        if not path.is_file():
+            return None
+        millimetres = sitk.ReadImage(str(path))
+        if not same_grid(millimetres, self.grid):
+            raise ValueError(
+                f"{path} is on another grid than {path.parent / 'dvf.nii.gz'}; remove it, or register again"
+            )
+        return to_tensor(millimetres)
 
     def _on_working_grid(self, image: sitk.Image, transform: sitk.Transform | None = None) -> sitk.Image:
         """The image as voxels of the working grid see it, through ``transform``."""
@@ -107,7 +122,9 @@ class SliceExplorer(widgets.VBox):
             widgets.IntSlider(n // 2, 0, n - 1, description=name, continuous_update=False)
             for name, n in zip(("z (axial)", "y (coronal)", "x (sagittal)"), size, strict=True)
         ]
-        self.mode = widgets.Dropdown(options=MODES, description="show")
+        self.mode = widgets.Dropdown(
+            options=MODES if pair.inconsistency is None else (*MODES, INCONSISTENCY), description="show"
+        )
         self.blend = widgets.FloatSlider(0.0, min=0.0, max=1.0, step=0.1, description="blend", continuous_update=False)
         self.crosshair = widgets.Checkbox(True, description="crosshair")
         self.picture = widgets.Image(format="png")
@@ -157,6 +174,8 @@ class SliceExplorer(widgets.VBox):
             )
         if mode == "Jacobian":
             return view.draw(axis, view.cut(pair.jacobian), cmap="RdBu_r", vmin=0, vmax=2)
+        if mode == INCONSISTENCY:
+            return view.draw(axis, view.cut(pair.inconsistency), cmap="magma", vmin=0, vmax=_INCONSISTENT_MM)
         return self._arrows(axis, view, fixed)
 
     def _arrows(self, axis, view: View, fixed: np.ndarray):
