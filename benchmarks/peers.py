@@ -21,7 +21,8 @@ import SimpleITK as sitk
 import torch
 from tqdm import tqdm
 
-from mine_reg.evaluation.baselines import ants_displacement, ants_settings, run_ants_on_pairs, run_convexadam
+from mine_reg.evaluation.baselines import ants_displacement, ants_settings, run_ants_on_pairs
+from mine_reg.evaluation.convexadam import run_convexadam
 from mine_reg.evaluation.metrics import evaluate_pair
 from mine_reg.experiments.train_shipped_weights import read_unsplit_manifest
 from mine_reg.images.geometry import displacement_voxels, voxels_to_points

@@ -122,7 +122,7 @@ def _elastix(fixed: Tensor, moving: Tensor, _folder: Path):
 
 
 def _convexadam(fixed: Tensor, moving: Tensor, _folder: Path):
-    from mine_reg.evaluation.baselines import run_convexadam
+    from mine_reg.evaluation.convexadam import run_convexadam
     from mine_reg.spatial import warp
 
     nothing = torch.zeros(1, 3, *fixed.shape[2:])

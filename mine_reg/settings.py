@@ -35,7 +35,7 @@ NAMES = {
         "ablation": "affinenet deformnet budget",
         "sweep": "training_subjects mu lambda_dice budget",
         "table2": "similarities seeds budget",
-        "ants": "transform threads workers iterations",
+        "ants": "transform threads workers iterations long_iterations",
         "evaluate": "device recovery",
         "statistics": "alpha",
         "figures": "pair planes window_hu difference_hu dpi",

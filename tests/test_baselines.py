@@ -11,7 +11,7 @@ import SimpleITK as sitk
 import torch
 from scipy.ndimage import gaussian_filter, shift
 
-from mine_reg.evaluation.baselines import ants_displacement, ants_settings, run_ants_on_pairs
+from mine_reg.evaluation.baselines import ANTSPY_METHODS, ants_displacement, ants_settings, run_ants_on_pairs
 from mine_reg.storage.results import keep
 
 SETTINGS = ants_settings("SyNRA", [10, 5, 0], seed=7, threads=1)
@@ -99,8 +99,8 @@ def test_finished_pairs_are_not_repeated_unless_settings_change(run, images, tmp
 
 
 def test_a_killed_process_costs_only_its_own_pair(images, tmp_path, monkeypatch):
-    def dies_on_broken(fixed, moving, work, key, settings):
-        if "broken" in fixed:
+    def dies_on_broken(images, work, key, settings):
+        if "broken" in images[0]:
             os._exit(1)
         done = json.dumps({"seconds": 1.0, "command": "none"})
         keep(work / key, key, lambda folder: (folder / "run.json").write_text(done))
@@ -119,3 +119,44 @@ def test_iterations_are_checked(iterations):
 def test_threads_are_checked():
     with pytest.raises(ValueError, match="ants.threads must be at least 1"):
         ants_settings("SyNRA", [1], 1, 0)
+
+
+@pytest.fixture(scope="module")
+def masked_pair(images, tmp_path_factory):
+    """The second pair with masks of its body, outside of which the moving image is another, brighter one."""
+    folder, row = tmp_path_factory.mktemp("masked"), images.iloc[2].to_dict()
+    z, y, x = np.indices((24, 24, 24)) - 11.5
+    for name, at in (("fixed", (0, 0, 0)), ("moving", SHIFT)):
+        body = ((z - at[0]) / 9) ** 2 + ((y - at[1]) / 7) ** 2 + ((x - at[2]) / 8) ** 2 < 1
+        image = sitk.ReadImage(row[name])
+        mask = sitk.GetImageFromArray(body.astype(np.uint8))
+        mask.CopyInformation(image)
+        row[f"{name}_mask"] = str(folder / f"{name}_mask.nii.gz")
+        sitk.WriteImage(mask, row[f"{name}_mask"])
+    return pd.DataFrame([row])
+
+
+def test_masks_and_the_longer_schedule_reach_ants(masked_pair, tmp_path):
+    commands, warps = {}, {}
+    for method, (longer, masked) in ANTSPY_METHODS.items():
+        settings = ants_settings("SyNRA", [10, 8, 5, 2] if longer else [10, 5, 0], 7, 1, masked)
+        runtime = run_ants_on_pairs(masked_pair, tmp_path / method, tmp_path / "work", settings, 1, method)
+        assert runtime["method"].tolist() == [method] and runtime["error"].tolist() == [""]
+        commands[method] = json.loads((tmp_path / method / "settings.json").read_text())["command"]
+        warps[method] = (tmp_path / method / "pair_1/1Warp.nii.gz").read_bytes()
+    assert len(set(warps.values())) == 3
+    affines = {(tmp_path / method / "pair_1/0GenericAffine.mat").read_bytes() for method in warps}
+    assert len(affines) == 1  # rigid and affine are the same
+    assert "--convergence [10x8x5x2," in commands["ants_long"] and "--shrink-factors 8x4x2x1" in commands["ants_long"]
+    assert "-x [fixed_mask,moving_mask]" in commands["ants_masked"] and "fixed_mask" not in commands["ants"]
+    assert not any(re.search("0x[0-9a-f]{6}", command) for command in commands.values())
+
+
+def test_another_mask_is_another_registration(masked_pair, tmp_path):
+    settings = ants_settings("SyNRA", [5, 2, 0], 7, 1, masked=True)
+    run_ants_on_pairs(masked_pair, tmp_path / "ants", tmp_path / "work", settings, 1)
+    mask = sitk.ReadImage(masked_pair["fixed_mask"][0])
+    other = masked_pair.assign(fixed_mask=str(tmp_path / "other.nii.gz"))
+    sitk.WriteImage(sitk.BinaryErode(mask, (3, 3, 3)), other["fixed_mask"][0])
+    run_ants_on_pairs(other, tmp_path / "ants", tmp_path / "work", settings, 1)
+    assert len(list((tmp_path / "work").iterdir())) == 2

@@ -41,7 +41,7 @@ def test_numbers_are_numbers(study):
         (lambda: settings("deformnet", profile="lapptop"), ["'lapptop'", "did you mean 'laptop'?"]),
         (lambda: settings("affinet"), ["'affinet'", "did you mean 'affinenet'?"]),
         (lambda: settings("deformnet", smothing=3), ["'smothing'", "deformnet", "did you mean 'smoothing'?"]),
-        (lambda: settings("ants", mu=3), ["'mu'", "ants", "transform, threads, workers, iterations"]),
+        (lambda: settings("ants", mu=3), ["'mu'", "ants", "transform, threads, workers, iterations, long_iterations"]),
         (lambda: settings("data", source="fantom"), ["'fantom'", "phantom, simulate, manifest"]),
         (lambda: settings("affinenet", loss="mi"), ["'mi'", "miregnet, midiceregnet"]),
     ],

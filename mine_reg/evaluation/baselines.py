@@ -1,13 +1,15 @@
-"""The conventional opponents, pair by pair: ANTs as the paper used it, and convexAdam, a stronger one.
+"""The conventional opponent, pair by pair: ANTs as the paper used it, with a longer schedule, and with lung masks.
 
-ANTs: rigid + affine + symmetric normalisation (SyN) through ANTsPy. With several threads it is not deterministic
+Rigid + affine + symmetric normalisation (SyN) through ANTsPy. With several threads it is not deterministic
 (Mattes MI sums in the order in which threads finish), so pairs are registered in processes with a fixed number of ITK
 threads, one by default, and several pairs run at once. Finished pairs are kept in a work folder under a fingerprint of
 images, settings and this code: an interrupted run goes on where it stopped.
 
-convexAdam (Siebert et al., IEEE TMI 2024; Heinrich's MIND-SSC features), on the CPU: it searches displacements on a
-coarse grid by coupled convex optimisation and refines them by gradient descent, without training. Rigid and affine
-differences are not its business, so it starts where ANTs' affine step ends.
+ANTSPY_METHODS lists what is compared. `ants` is ANTsPy's default, which is not ANTs at its best: it stops at half of
+the resolution and looks at the whole trunk. `ants_long` has the schedule 100x70x50x20 of the script that ANTs' authors
+ship for general use (antsRegistrationSyN.sh), down to full resolution, with Mattes MI as the default; `ants_masked` has
+the default schedule and lung masks for SyN's metric, fixed and moving, as ANTsPy's ``mask`` and ``moving_mask`` mean
+them (rigid and affine stay unmasked, and so the same in all three).
 """
 
 import io
@@ -20,7 +22,6 @@ import time
 from contextlib import contextmanager, redirect_stdout
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import joblib
 import pandas as pd
@@ -30,15 +31,15 @@ from tqdm import tqdm
 
 from mine_reg.storage.results import MARK, code, digest, is_complete, keep
 
-if TYPE_CHECKING:  # ANTs' processes do without torch
-    from torch import Tensor
-
 AFFINE, WARP = "0GenericAffine.mat", "1Warp.nii.gz"  # ANTs' own names; a fixed point goes through WARP, then AFFINE
 COLUMNS = ("pair_id", "method", "device", "seconds", "error")
+# by name: whether the longer schedule, and whether lung masks
+ANTSPY_METHODS = {"ants": (False, False), "ants_long": (True, False), "ants_masked": (False, True)}
 
 
-def ants_settings(transform: str, iterations: list[int], seed: int, threads: int) -> dict:
-    """Settings of one ANTs run, checked: type of transform, SyN iterations coarse to fine, seed, ITK threads per pair.
+def ants_settings(transform: str, iterations: list[int], seed: int, threads: int, masked: bool = False) -> dict:
+    """Settings of one ANTs run, checked: type of transform, SyN iterations coarse to fine, seed, ITK threads per pair,
+    and whether SyN's metric gets the lung masks.
 
     Every level has half the resolution of the next and the last one is full resolution, so (40, 20, 0), ANTsPy's
     default, stops at half of it. Raises ValueError for iterations that are not a list of whole numbers >= 0, or fewer
@@ -49,11 +50,15 @@ def ants_settings(transform: str, iterations: list[int], seed: int, threads: int
     if threads < 1:
         raise ValueError(f"ants.threads must be at least 1, got {threads}")
     chosen = {"transform": transform, "iterations": list(iterations), "seed": seed, "threads": threads}
+    if masked:
+        chosen["masked"] = True
     return {"antspyx": version("antspyx"), **chosen}
 
 
-def run_ants(fixed_path: str | Path, moving_path: str | Path, folder: str | Path, settings: dict) -> dict:
-    """Register one pair of NIfTI images with ANTsPy; leaves ``0GenericAffine.mat`` and ``1Warp.nii.gz`` in ``folder``.
+def run_ants(images: tuple[str | Path, ...], folder: str | Path, settings: dict) -> dict:
+    """Register one pair with ANTsPy; leaves ``0GenericAffine.mat`` and ``1Warp.nii.gz`` in ``folder``.
+
+    images : NIfTI files: fixed, moving, and with ``settings["masked"]`` the lung masks of both
 
     Call it in a process that has ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS set and has not loaded ANTs: ITK reads it only
     once.
@@ -68,9 +73,8 @@ def run_ants(fixed_path: str | Path, moving_path: str | Path, folder: str | Path
     ants.config.set_ants_deterministic(on=False, seed_value=settings["seed"])
     # ANTs starts at coinciding centres of mass; with air at 0, as for the networks, these are the bodies' and always
     # exist
-    fixed, moving = (
-        image - image.min() for image in (ants.image_read(str(fixed_path)), ants.image_read(str(moving_path)))
-    )
+    fixed, moving, *masks = (ants.image_read(str(path)) for path in images)
+    fixed, moving = (image - image.min() for image in (fixed, moving))
     folder = Path(folder)
     with _caught_output() as said:
         start = time.perf_counter()
@@ -81,6 +85,7 @@ def run_ants(fixed_path: str | Path, moving_path: str | Path, folder: str | Path
             reg_iterations=tuple(settings["iterations"]),
             outprefix=f"{folder}/",
             verbose=True,
+            **dict(zip(("mask", "moving_mask"), masks, strict=False)),
         )
         seconds = time.perf_counter() - start
     for name in (AFFINE, WARP):
@@ -91,33 +96,39 @@ def run_ants(fixed_path: str | Path, moving_path: str | Path, folder: str | Path
             path.unlink()
     command = next(line for line in said.getvalue().splitlines() if line.startswith("antsRegistration "))
     # ANTsPy hands images over by their addresses
-    for name, address in zip(("fixed", "moving"), re.search(r"-r \[(0x\w+),(0x\w+)", command).groups(), strict=True):
+    addresses = dict(zip(("fixed", "moving"), re.search(r"-r \[(0x\w+),(0x\w+)", command).groups(), strict=True))
+    if masks:
+        found = re.findall(r"-x \[(0x\w+),(0x\w+)", command)[-1]
+        addresses |= dict(zip(("fixed_mask", "moving_mask"), found, strict=True))
+    for name, address in addresses.items():
         command = command.replace(address, name)
     return {"seconds": seconds, "command": re.sub(r"--output \S+", "--output ...", command)}
 
 
 def run_ants_on_pairs(
-    pairs: pd.DataFrame, folder: str | Path, work: str | Path, settings: dict, workers: int = -1
+    pairs: pd.DataFrame, folder: str | Path, work: str | Path, settings: dict, workers: int = -1, method: str = "ants"
 ) -> pd.DataFrame:
     """Register many pairs, several at once, and copy their transforms to ``folder/<pair_id>/``.
 
-    pairs : columns pair_id, fixed, moving (paths of NIfTI images)
+    pairs : columns pair_id, fixed, moving (paths of NIfTI images), with ``settings["masked"]`` fixed_mask, moving_mask
     folder : receives this run's transforms and ``settings.json``, in place of an earlier run's
     work : finished pairs are kept here; those with the same images and settings are not repeated
     workers : pairs at once times threads per pair is at most this number of cores; -1 means all
+    method : its name in the returned frame and in ``results/metrics.csv``
 
     Returns a frame pair_id, method, device, seconds, error in the order of ``pairs``; a pair that failed has seconds
     NaN and its message under error, and the others are kept. Raises RuntimeError when every pair failed.
     """
     work = Path(work)
     work.mkdir(parents=True, exist_ok=True)
-    jobs = {
-        row.pair_id: (row.fixed, row.moving, work, _key(row.fixed, row.moving, settings)) for row in pairs.itertuples()
-    }
+    used = ["fixed", "moving", *(("fixed_mask", "moving_mask") if settings.get("masked") else ())]
+    jobs = {}
+    for pair_id, *images in pairs[["pair_id", *used]].itertuples(index=False):
+        jobs[pair_id] = (tuple(images), work, _key(images, settings))
     if not jobs:
         raise ValueError("there are no pairs to register")
     errors = _run(
-        {pair_id: job for pair_id, job in jobs.items() if not is_complete(work / job[3], job[3])}, settings, workers
+        {pair_id: job for pair_id, job in jobs.items() if not is_complete(work / job[2], job[2])}, settings, workers
     )
     if len(errors) == len(jobs):
         raise RuntimeError(f"ANTs failed on every pair; the first said: {next(iter(errors.values()))}")
@@ -133,7 +144,7 @@ def run_ants_on_pairs(
     keep(Path(folder), None, gather)
     device = f"cpu, {settings['threads']} thread(s)"
     rows = [
-        {"pair_id": pair_id, "method": "ants", "device": device, "error": errors.get(pair_id, "")}
+        {"pair_id": pair_id, "method": method, "device": device, "error": errors.get(pair_id, "")}
         | {"seconds": reports[pair_id]["seconds"] if pair_id in reports else float("nan")}
         for pair_id in jobs
     ]
@@ -188,16 +199,16 @@ def _pool(jobs: dict, settings: dict, at_once: int, bar: tqdm) -> dict[str, Base
         pool.shutdown(kill_workers=True)
 
 
-def _one(fixed: str, moving: str, work: Path, key: str, settings: dict) -> None:
+def _one(images: tuple[str, ...], work: Path, key: str, settings: dict) -> None:
     def make(folder: Path) -> None:
-        report = run_ants(fixed, moving, folder, settings)
+        report = run_ants(images, folder, settings)
         (folder / "run.json").write_text(json.dumps(report))
 
     keep(work / key, key, make)
 
 
-def _key(fixed: str | Path, moving: str | Path, settings: dict) -> str:
-    return digest(settings, *code("evaluation/baselines.py"), Path(fixed), Path(moving))
+def _key(images: list[str | Path], settings: dict) -> str:
+    return digest(settings, *code("evaluation/baselines.py"), *map(Path, images))
 
 
 @contextmanager
@@ -217,35 +228,3 @@ def _caught_output():
         finally:
             os.dup2(keep[0], 1), os.dup2(keep[1], 2)
             os.close(keep[0]), os.close(keep[1])
-
-
-def run_convexadam(
-    fixed: "Tensor", moving: "Tensor", affine: "Tensor", grid_spacing: int = 6, search_width: int = 4
-) -> tuple["Tensor", float]:
-    """Register ``moving`` to ``fixed``, both (1, 1, D, H, W), from the total displacement ``affine`` (1, 3, D, H, W)
-    on.
-
-    grid_spacing : voxels between the points of the coarse grid
-    search_width : largest displacement searched, in steps of the coarse grid
-    affine : in voxels, channels z, y, x, as everywhere
-
-    Returns the total displacement (1, 3, D, H, W) of x -> A(x + u(x)) and the seconds that convexAdam took.
-    """
-    import torch
-    from convexAdam.convex_adam_MIND import convex_adam_pt  # slow to import, and only wanted here
-
-    from mine_reg.spatial import compose_dvf, warp
-
-    moved = warp(moving, affine)
-    start = time.perf_counter()
-    field = convex_adam_pt(
-        fixed[0, 0],
-        moved[0, 0],
-        grid_sp=grid_spacing,
-        disp_hw=search_width,
-        dtype=torch.float32,
-        device=torch.device("cpu"),
-    )
-    seconds = time.perf_counter() - start
-    u = torch.from_numpy(field).float().movedim(-1, 0)[None]
-    return compose_dvf(affine, u, fixed.shape[2:]), seconds
