@@ -4,11 +4,13 @@ import os
 import random
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 KILLS = int(os.environ.get("MINE_REG_KILLS", "3"))
-QUIET = {**os.environ, "OMP_NUM_THREADS": "1"}
+_PROGRAMS = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"  # that stages of the study call
+QUIET = {**os.environ, "OMP_NUM_THREADS": "1", "PATH": _PROGRAMS}
 
 
 def run_killed(command: list[str], cwd: Path, seconds: float, moments: random.Random) -> None:
