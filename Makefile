@@ -11,7 +11,7 @@ export MALLOC_TRIM_THRESHOLD_ := 10000000000
 export OMP_WAIT_POLICY := PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help repro ablation sweep table2 bench test test-fast test-killed check lab smoke book readme verify lock clean
+.PHONY: help repro unlock ablation sweep table2 bench test test-fast test-killed check lab smoke book readme verify lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9 -]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' Makefile
@@ -21,14 +21,18 @@ help: ## list the targets
 # until one has gone through. One that goes on after an interruption finds its trainings and ANTs' pairs by their
 # contents; later runs do only what is needed.
 COMPUTED := data/.computed_here
-repro: $(READY) ## run the study: Table 1, the figures and the executed notebooks in results/
+repro: $(READY) unlock ## run the study: Table 1, the figures and the executed notebooks in results/
 	@if [ -f $(COMPUTED) ]; then dvc repro; else dvc repro --force && touch $(COMPUTED); fi
 	@echo; cat results/table1.md
+
+# DVC refuses to start when a kill left its list of locks empty between opening and writing it.
+unlock:
+	@find .dvc/tmp -name rwlock -empty -delete 2>/dev/null || true
 
 ablation: ## what each choice brings, on the validation pairs (notebook 10)
 sweep: ## weights of the loss on 12 training subjects (notebook 11)
 table2: ## MINE against other similarities (notebook 12)
-ablation sweep table2: $(READY)
+ablation sweep table2: $(READY) unlock
 	@test -d data/models || { echo "They stand on the study's data and networks: run \`make repro\` first" >&2; exit 1; }
 	dvc repro experiments/dvc.yaml:$@
 

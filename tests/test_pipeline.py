@@ -257,11 +257,12 @@ def test_notebook_run_by_hand_leaves_the_official_results_alone(smoke):
 
 
 @pytest.mark.pipeline
-def test_a_study_killed_again_and_again_ends_as_an_undisturbed_one(smoke, make_study_copy):
-    """The whole study, then the sweep on top of it."""
+def test_a_study_killed_again_and_again_ends_as_an_undisturbed_one(smoke, make_study_copy, repository):
+    """The whole study, then the sweep on top of it, each started as `make` does."""
     killed, dvc = make_study_copy(profile="smoke"), str(Path(sys.executable).with_name("dvc"))
     for command in ([dvc, "repro"], [dvc, "repro", "experiments/dvc.yaml:sweep"]):
-        run_killed(command, killed.folder, 60.0, random.Random(3))
+        unlock = ("make", "--no-print-directory", "-f", str(repository / "Makefile"), "unlock")
+        run_killed(command, killed.folder, 60.0, random.Random(3), unlock)
     for name in ("metrics.csv", "statistics.csv", "estimator.csv", "calibration.csv", "sweep.csv"):
         one, other = (pd.read_csv(study.folder / "results" / name) for study in (smoke, killed))
         timed = [column for column in one if "seconds" in column]
