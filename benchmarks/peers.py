@@ -1,72 +1,76 @@
-"""One-shot and refined registration against ANTs and convexAdam on CTs that the shipped weights have not seen.
+"""One-shot and refined registration against its peers on CTs that the shipped weights have not seen.
 
 python benchmarks/peers.py scans.csv --left-out lidc1011 --out results/benchmarks
 
 Simulated pairs of the scans left out, whose true correspondence is known, and pairs of a left-out scan with those of
 other people, for which lung masks are all there is; there the lungs' centres coincide at the start. All images have
-128^3 voxels of 2.5 mm, and every transform is measured on that grid. One pair at a time, all cores for each method;
-what is measured is kept in scratch/peers, so that an interrupted run goes on. Seconds of
-``register`` are from files to the moved image, with the search for the lungs; those of ANTs and convexAdam are of the
-registration alone. convexAdam starts from ANTs' affine part, whose time (SyNRA without iterations of SyN) is in its
-own.
+128^3 voxels of 2.5 mm, and every transform is measured on that grid by the same code. One pair at a time, --threads for
+each method; ANTs and every other peer run in a process of their own. What is measured is kept in scratch/peers under a
+fingerprint of data and code, so that an interrupted run goes on and a changed program starts anew.
+
+ANTs takes part by ANTsPy's default (SyNRA), by the longer schedule and with lung masks (sources in
+mine_reg/evaluation/baselines.py), the other peers as peer_methods.py says; one that is not installed is a row that says
+what to do. `register` runs without masks and with them, one shot and refined. Its seconds are from files to the moved
+image, with the search for the lungs; those of the peers are of the registration alone. convexAdam starts from ANTs'
+affine part, whose time (SyNRA without iterations of SyN) is in its own.
+
+With elastix (about ten minutes a pair), FireANTs (minutes) and Greedy installed the command is a job for a night;
+without elastix (--methods) it takes about an hour and a half for 12 pairs on two cores.
 """
 
 import argparse
 import itertools
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import SimpleITK as sitk
 import torch
+from joblib.externals.loky import ProcessPoolExecutor
+from peer_methods import PEERS, Case, absent
 from tqdm import tqdm
 
-from mine_reg.evaluation.baselines import ants_displacement, ants_settings, run_ants_on_pairs
-from mine_reg.evaluation.convexadam import run_convexadam
-from mine_reg.evaluation.metrics import evaluate_pair
+from mine_reg.evaluation.baselines import ANTSPY_METHODS, ants_displacement, ants_settings, run_ants_on_pairs
+from mine_reg.evaluation.metrics import METRICS, evaluate_pair
 from mine_reg.experiments.train_shipped_weights import read_unsplit_manifest
 from mine_reg.images.geometry import displacement_voxels, voxels_to_points
 from mine_reg.images.reading import read_image
 from mine_reg.pair_tool.register import register
 from mine_reg.pairs.manifest import read_scans
 from mine_reg.pairs.preprocess import preprocess
-from mine_reg.pairs.preprocessed import Pair, load_pair, read_pairs
+from mine_reg.pairs.preprocessed import load_pair, read_pairs
 from mine_reg.settings import root, settings
+from mine_reg.storage.results import code, digest
 from mine_reg.storage.tables import read_pair_table
+from mine_reg.storage.writing import write_csv
 from mine_reg.synthetic.pair_sets import make_simulated_pairs
 
-SIZE, SPACING_MM = [128, 128, 128], 2.5
+FILES = ("fixed", "moving", "fixed_mask", "moving_mask")
+SCHEDULES = {False: [40, 20, 0], True: [100, 70, 50, 20]}  # of SyN, by whether it is the longer one
+ON_TOP_OF_AFFINE = ("ants_affine", "convexadam", "convexadam_masked")
 
 
-def make_pairs(scans: pd.DataFrame, left_out: list[str], simulated: int, work: Path, seed: int) -> list[Path]:
+def make_pairs(scans: pd.DataFrame, options: argparse.Namespace, work: Path) -> list[Path]:
     """Preprocessed folders of the simulated pairs and of the pairs of different people."""
-    held, others = (scans[scans["scan_id"].isin(left_out) == out] for out in (True, False))
-    folders = [work / name / "pairs" for name in ("simulated", "subjects")]
-    for pairs in folders:
-        raw, name = pairs.parent / "raw", pairs.parent.name
+    held, others = (scans[scans["scan_id"].isin(options.left_out) == out] for out in (True, False))
+    size, folders = [options.size] * 3, []
+    for name in ("simulated", "subjects") if len(others) else ("simulated",):
+        raw, pairs = work / name / "raw", work / name / "pairs"
+        folders.append(pairs)
         if (pairs / "pairs.csv").is_file():
             continue
         if name == "simulated":
-            make_simulated_pairs(raw, held.assign(split="test"), {"test": simulated}, SIZE, SPACING_MM, seed)
+            count = {"test": options.simulated}
+            make_simulated_pairs(raw, held.assign(split="test"), count, size, options.spacing, options.seed)
         else:
             raw.mkdir(parents=True, exist_ok=True)
-            rows = [
-                _lungs_together(a, b, raw)
-                for h in held.itertuples()
-                for o in others.itertuples()
-                for a, b in ((h, o), (o, h))
-            ]
+            both = itertools.product(held.itertuples(), others.itertuples())
+            rows = [_lungs_together(a, b, raw) for h, o in both for a, b in ((h, o), (o, h))]
             pd.DataFrame(rows).assign(split="test").to_csv(raw / "manifest.csv", index=False)
-        preprocess(
-            read_unsplit_manifest(raw / "manifest.csv").assign(split="test"),
-            pairs,
-            SIZE,
-            SPACING_MM,
-            settings("preprocess").window_hu,
-            "scanner",
-            {},
-            seed,
-        )
+        manifest = read_unsplit_manifest(raw / "manifest.csv").assign(split="test")
+        window = settings("preprocess").window_hu
+        preprocess(manifest, pairs, size, options.spacing, window, "scanner", {}, options.seed)
     return folders
 
 
@@ -89,62 +93,112 @@ def _lungs_together(fixed, moving, folder: Path) -> dict:
     return row
 
 
-def measure(folder: Path, work: Path, weights: list[str], threads: int) -> pd.DataFrame:
-    """Every metric and the seconds of every method for each pair of a folder."""
-    table = read_pairs(folder, "test")
-    seconds, affine_seconds = (
-        run_ants_on_pairs(
-            table, work / name, work / f"{name}-work", ants_settings("SyNRA", iterations, 1, threads), threads
-        ).set_index("pair_id")["seconds"]
-        for name, iterations in (("ants", [40, 20, 0]), ("ants-affine", [0]))
-    )
-    for name in weights:
+def measure(folder: Path, options: argparse.Namespace) -> pd.DataFrame:
+    """Every metric, the seconds and what went wrong, of every method for each pair of a folder."""
+    work, table = folder.parent, read_pairs(folder, "test")
+    ants = {"ants_affine": ([0], False)}  # with what the other methods start from
+    ants |= {name: (SCHEDULES[longer], masked) for name, (longer, masked) in ANTSPY_METHODS.items()}
+    timed = {
+        name: run_ants_on_pairs(
+            table,
+            work / name,
+            work / "ants-work",
+            ants_settings("SyNRA", iterations, 1, options.threads, masked),
+            options.threads,
+            name,
+        ).set_index("pair_id")
+        for name, (iterations, masked) in ants.items()
+        if name == "ants_affine" or name in options.methods
+    }
+    ours = [
+        (f"{Path(name).stem}{' refined' if steps else ''}{', masks' if masked else ''}", name, steps, masked)
+        for name, masked, steps in itertools.product(options.weights, (False, True), (0, options.refine))
+    ]
+    for name in options.weights:
         register(table.iloc[0].fixed, table.iloc[0].moving, name)  # a warm-up
-    (work / "measured").mkdir(exist_ok=True)
-    for row in tqdm(list(table.itertuples()), desc=folder.parent.name, unit="pair"):
-        if not (done := work / "measured" / f"{row.pair_id}.csv").is_file():
-            _measure(load_pair(folder, row), row, work / "ants" / row.pair_id, seconds[row.pair_id], weights).to_csv(
-                done, index=False
-            )
-    found = pd.concat(
-        [read_pair_table(work / "measured" / f"{name}.csv") for name in table["pair_id"]], ignore_index=True
-    ).assign(kind=folder.parent.name)
-    on_top = found["method"].isin(["ants_affine", "convexadam"])  # the latter starts from the former
-    found.loc[on_top, "seconds"] = found["seconds"].fillna(0) + found["pair_id"].map(affine_seconds)
+    rows = []
+    for row in tqdm(list(table.itertuples()), desc=work.name, unit="pair"):
+        pair, files = load_pair(folder, row), {name: getattr(row, name) for name in FILES}
+        theirs = {"none": partial(_unmoved, pair)}
+        for name, found in timed.items():
+            theirs[name] = partial(_ants, pair, work / name, found.loc[row.pair_id])
+        for name in PEERS:
+            if name in options.methods and not absent(name, options.unigradicon_weights):
+                theirs[name] = partial(_peer, name, folder, pair, files, work / "ants_affine", options)
+        own = {label: partial(_ours, pair, files, *how) for label, *how in ours}
+        here = [Path(__file__), Path(__file__).with_name("peer_methods.py")]
+        for answers, program in ((theirs, [*here, *code("evaluation", "images")]), (own, [*here, *code(".")])):
+            for label, answer in answers.items():
+                key = digest(label, options.threads, options.refine, *map(Path, files.values()), *program)
+                rows.append(_kept(work / "measured" / f"{row.pair_id}-{key[:24]}.csv", label, pair, answer))
+    found = pd.concat(rows, ignore_index=True).assign(kind=work.name)
+    affine = found["pair_id"].map(timed["ants_affine"]["seconds"])
+    on_top = found["method"].isin(ON_TOP_OF_AFFINE) & (found["method"] != "ants_affine")
+    found.loc[on_top, "seconds"] += affine[on_top]
     return found
 
 
-def _measure(pair: Pair, row, ants: Path, ants_seconds: float, weights: list[str]) -> pd.DataFrame:
-    affine = ants_displacement(ants, pair.image, affine_only=True)
-    answers = {
-        "none": (torch.zeros_like(affine), 0.0),
-        "ants_affine": (affine, float("nan")),
-        "ants": (ants_displacement(ants, pair.image), ants_seconds),
-        "convexadam": run_convexadam(pair.fixed[None], pair.moving[None], affine),
-    }
-    for name, steps in itertools.product(weights, (0, 100)):
-        result = register(row.fixed, row.moving, name, refine=steps)
-        label = Path(name).stem + (" refined" if steps else "")
-        answers[label] = (
-            displacement_voxels(result.transform, pair.image, pair.image),
-            sum(result.report["seconds"][part] for part in ("read", "register", "warp")),
-        )
-    return pd.DataFrame(
-        [
-            {"pair_id": pair.pair_id, "method": name} | evaluate_pair(pair, d) | {"seconds": s}
-            for name, (d, s) in answers.items()
-        ]
-    )
+def _kept(done: Path, label: str, pair, answer) -> pd.DataFrame:
+    """The row of one method, measured if it is not yet; one that failed has a note and is tried again next time."""
+    if done.is_file():
+        return read_pair_table(done)
+    row = {"pair_id": pair.pair_id, "method": label}
+    try:
+        displacement, seconds = answer()
+        row |= evaluate_pair(pair, displacement) | {"seconds": seconds, "note": ""}
+    except (RuntimeError, ValueError, OSError) as error:
+        note = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        return pd.DataFrame([row | dict.fromkeys((*METRICS, "seconds"), np.nan) | {"note": note}])
+    done.parent.mkdir(exist_ok=True)
+    write_csv(pd.DataFrame([row]), done)
+    return read_pair_table(done)
+
+
+def _unmoved(pair) -> tuple[torch.Tensor, float]:
+    return torch.zeros(1, 3, *pair.fixed.shape[1:]), np.nan
+
+
+def _ants(pair, folder: Path, found) -> tuple[torch.Tensor, float]:
+    if found["error"]:
+        raise RuntimeError(found["error"])
+    affine_only = folder.name == "ants_affine"
+    return ants_displacement(folder / pair.pair_id, pair.image, affine_only), found["seconds"]
+
+
+def _peer(name: str, folder: Path, pair, files: dict, affine: Path, options) -> tuple[torch.Tensor, float]:
+    """In a process of its own: ITK's Python packages and Greedy do not bear each other, and threads are set once."""
+    start = ants_displacement(affine / pair.pair_id, pair.image, affine_only=True)
+    case = Case(None, files, start, options.threads, options.unigradicon_weights)
+    names = ("OMP_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
+    pool = ProcessPoolExecutor(max_workers=1, env=dict.fromkeys(names, str(options.threads)))
+    try:
+        return pool.submit(_run_peer, name, str(folder), pair.pair_id, case).result()
+    finally:
+        pool.shutdown(kill_workers=True)
+
+
+def _run_peer(name: str, folder: str, pair_id: str, case: Case) -> tuple[torch.Tensor, float]:
+    torch.set_num_threads(case.threads)
+    case.pair = load_pair(folder, pair_id)
+    return PEERS[name][0](case)
+
+
+def _ours(pair, files: dict, weights: str, steps: int, masked: bool) -> tuple[torch.Tensor, float]:
+    masks = {name: files[name] for name in FILES[2:]} if masked else {}
+    result = register(files["fixed"], files["moving"], weights, refine=steps, **masks)
+    seconds = sum(result.report["seconds"][part] for part in ("read", "register", "warp"))
+    return displacement_voxels(result.transform, pair.image, pair.image), seconds
 
 
 def table(results: pd.DataFrame) -> str:
-    """Mean and SD over the pairs of each kind, as Markdown."""
+    """Mean and SD over the pairs of each kind, as Markdown; at the end the peers that could not take part."""
     columns = {
         "dsc": ("DSC", 3),
         "asd_mm": ("ASD/mm", 2),
         "hd95_mm": ("HD95/mm", 1),
         "tre_mm": ("TRE/mm", 2),
         "folding_percent": ("folding/%", 3),
+        "sd_log_jacobian": ("SD log J", 3),
         "seconds": ("seconds", 1),
     }
     groups = results.groupby(["kind", "method"], sort=False)
@@ -154,25 +208,47 @@ def table(results: pd.DataFrame) -> str:
         )
         for name, (label, digits) in columns.items()
     }
-    return pd.DataFrame(cells).reset_index().to_markdown(index=False) + "\n"
+    cells["note"] = groups["note"].agg(_note)
+    return pd.DataFrame(cells).reset_index().to_markdown(index=False, disable_numparse=True) + "\n"
 
 
-parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("scans", type=Path, help="table of CTs with lung masks, as data_manifests/example_scans.csv")
-parser.add_argument("--left-out", nargs="+", required=True, metavar="SCAN_ID")
-parser.add_argument("--simulated", type=int, default=6, help="number of simulated pairs")
-parser.add_argument("--weights", nargs="+", default=["miregnet", "midiceregnet"])
-parser.add_argument("--threads", type=int, default=2)
-parser.add_argument("--seed", type=int, default=11)
-parser.add_argument("--out", type=Path, required=True)
-arguments = parser.parse_args()
-work = root() / "scratch/peers"
-folders = make_pairs(read_scans(arguments.scans), arguments.left_out, arguments.simulated, work, arguments.seed)
-results = pd.concat(
-    [measure(folder, work / folder.parent.name, arguments.weights, arguments.threads) for folder in folders],
-    ignore_index=True,
-)
-arguments.out.mkdir(parents=True, exist_ok=True)
-results.to_csv(arguments.out / "peers.csv", index=False, float_format="%.6g")
-(arguments.out / "peers.md").write_text(table(results), encoding="utf-8")
-print(table(results))
+def _note(notes: pd.Series) -> str:
+    said = notes.fillna("")[notes.fillna("") != ""]
+    if said.empty or len(notes) == 1:
+        return "".join(said).replace("|", "/")
+    return f"{len(said)} of {len(notes)} pairs failed: {said.iloc[0]}".replace("|", "/")
+
+
+def main() -> None:
+    choices = (*ANTSPY_METHODS, *PEERS)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("scans", type=Path, help="table of CTs with lung masks, as data_manifests/example_scans.csv")
+    parser.add_argument("--left-out", nargs="+", required=True, metavar="SCAN_ID")
+    parser.add_argument("--simulated", type=int, default=6, help="number of simulated pairs")
+    parser.add_argument("--weights", nargs="*", default=["miregnet", "midiceregnet"])
+    parser.add_argument("--refine", type=int, default=100, help="steps of the refined rows")
+    parser.add_argument("--methods", nargs="*", default=choices, choices=choices, metavar="PEER", help="of the peers")
+    parser.add_argument("--unigradicon-weights", type=Path, metavar="FILE")
+    parser.add_argument("--size", type=int, default=128, help="voxels of all images along each axis")
+    parser.add_argument("--spacing", type=float, default=2.5, help="of these voxels, mm")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=11)
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    scans = read_scans(options.scans)
+    files = [Path(path) for column in ("image", "mask") for path in scans[column] if path]
+    made_from = [options.left_out, options.simulated, options.size, options.spacing, options.seed, *files]
+    work = root() / "scratch/peers" / digest(*made_from, *code("synthetic", "images", "pairs"))[:16]
+    found = [measure(folder, options) for folder in make_pairs(scans, options, work)]
+    lacking = {name: absent(name, options.unigradicon_weights) for name in PEERS if name in options.methods}
+    rows = [{"kind": "–", "pair_id": "–", "method": name, "note": said} for name, said in lacking.items() if said]
+    results = pd.concat([*found, pd.DataFrame(rows)], ignore_index=True)
+    options.out.mkdir(parents=True, exist_ok=True)
+    results.to_csv(options.out / "peers.csv", index=False, float_format="%.6g")
+    (options.out / "peers.md").write_text(table(results), encoding="utf-8")
+    print(table(results))
+
+
+if __name__ == "__main__":
+    main()
