@@ -132,8 +132,9 @@ def elastix(case: Case) -> tuple[Tensor, float]:
         )
         before = {"initial_transform_parameter_object": found}
     seconds = time.perf_counter() - start
-    field = itk.transformix_deformation_field(moving, found)  # mm, x, y, z, on the fixed grid, of all steps together
-    return _of_field(itk.array_from_image(field), case.pair.image), seconds
+    with tempfile.TemporaryDirectory() as folder:  # where it also writes the field: mm, x, y, z, of all steps together
+        field = itk.array_from_image(itk.transformix_deformation_field(moving, found, output_directory=folder))
+    return _of_field(field, case.pair.image), seconds
 
 
 def greedy(case: Case) -> tuple[Tensor, float]:

@@ -195,14 +195,14 @@ def test_boxplots_of_known_and_unknown_methods_with_gaps():
     rows = [
         {"pair_id": f"p{i}", "method": m, **dict(zip(METRICS, rng.random(len(METRICS)), strict=True))}
         for i in range(5)
-        for m in ("none", "inter_observer", "ants", "miregnet", "midiceregnet", "ants_long")
+        for m in ("none", "inter_observer", "ants", "miregnet", "midiceregnet", "another")
     ]
     metrics = pd.DataFrame(rows)
     metrics.loc[metrics["method"] == "inter_observer", ["tre_mm", "folding_percent", "sd_log_jacobian"]] = np.nan
     metrics = metrics.drop(index=2)  # ANTs failed for the first pair
     figure = boxplots(metrics)
     legend = [text.get_text() for text in figure.axes[-1].get_legend().get_texts()]
-    assert legend == ["None", "Inter Observer", "ANTs", "MIRegNet", "MIDiceRegNet", "ants_long"]
+    assert legend == ["None", "Inter Observer", "ANTs", "MIRegNet", "MIDiceRegNet", "another"]
     assert len(figure.axes[list(METRICS).index("tre_mm")].patches) == 5
 
 

@@ -32,6 +32,10 @@ COLOURS = {
     "inter_observer": PURPLE,
     "ants_affine": SKY,
     "ants": BLUE,
+    "ants_long": "#3F8FC5",
+    "ants_masked": "#003D66",
+    "convexadam": GREEN,
+    "convexadam_masked": "#7CCFB5",
     "miregnet": ORANGE,
     "midiceregnet": RED,
 }
@@ -44,7 +48,7 @@ def boxplots(metrics: pd.DataFrame) -> Figure:
     metrics : the table of results/metrics.csv. Points are pairs; a grey line follows a pair through the registrations.
     """
     methods = [m for m in [*METHODS, *sorted(set(metrics["method"]) - set(METHODS))] if m in set(metrics["method"])]
-    spare = cycle((GREEN, YELLOW, "#000000"))
+    spare = cycle((YELLOW, "#000000", GREEN))
     colours = {method: COLOURS.get(method) or next(spare) for method in methods}
     figure, axes = plt.subplots(2, 4, figsize=(TEXT_WIDTH, 3.7), layout="constrained")
     thin = {"linewidth": 0.6}
