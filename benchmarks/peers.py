@@ -130,7 +130,7 @@ def measure(folder: Path, options: argparse.Namespace) -> pd.DataFrame:
         for answers, program in ((theirs, [*here, *code("evaluation", "images")]), (own, [*here, *code(".")])):
             for label, answer in answers.items():
                 key = digest(label, options.threads, options.refine, *map(Path, files.values()), *program)
-                rows.append(_kept(work / "measured" / f"{row.pair_id}-{key[:24]}.csv", label, pair, answer))
+                rows.append(kept(work / "measured" / f"{row.pair_id}-{key[:24]}.csv", label, pair, answer))
     found = pd.concat(rows, ignore_index=True).assign(kind=work.name)
     affine = found["pair_id"].map(timed["ants_affine"]["seconds"])
     on_top = found["method"].isin(ON_TOP_OF_AFFINE) & (found["method"] != "ants_affine")
@@ -138,7 +138,7 @@ def measure(folder: Path, options: argparse.Namespace) -> pd.DataFrame:
     return found
 
 
-def _kept(done: Path, label: str, pair, answer) -> pd.DataFrame:
+def kept(done: Path, label: str, pair, answer) -> pd.DataFrame:
     """The row of one method, measured if it is not yet; one that failed has a note and is tried again next time."""
     if done.is_file():
         return read_pair_table(done)
