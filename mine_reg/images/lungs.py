@@ -31,6 +31,12 @@ def find_lungs(hu: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
     return lungs
 
 
+def find_body(hu: np.ndarray) -> np.ndarray:
+    """The body in axial slices (D, H, W), with the air inside it, as a Boolean array: the largest component denser than
+    lung, filled slice by slice. Empty when nothing is as dense."""
+    return _body(hu >= _AIR_HU)
+
+
 def _body(dense: np.ndarray) -> np.ndarray:
     """The largest dense component, filled slice by slice."""
     components, _ = label(dense)

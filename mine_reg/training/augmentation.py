@@ -56,14 +56,16 @@ def random_affine(
 
 
 _CUT = 0.35  # share of pairs in which an image ends within the lungs on one side
-_DEPTH = 0.3  # part of the grid's width that is cut off at most
+_DEPTH = 0.45  # part of the grid's width that is cut off at most
 _BOTH = 0.5  # share of cuts that hit both images, at depths of their own
+_ONE_LUNG = 0.2  # share of pairs that show one lung alone
+_LUNG_MARGINS = (0.02, 0.09)  # from the lung to the borders of such a scan, as parts of the grid's width
 _STRENGTH = 0.1  # largest change of the exponent of contrast
 _NOISE = 0.03  # largest SD, as part of the window's width
 
 
 class AsInClinics(Dataset):
-    """Training pairs with random cuts, contrasts and noise.
+    """Training pairs with random cuts, contrasts and noise, some of them of one lung alone.
 
     pairs : dictionaries of tensors (1, D, H, W), as `datasets.PairDataset` gives them
 
@@ -78,6 +80,8 @@ class AsInClinics(Dataset):
 
     def __getitem__(self, index: int) -> dict:
         pair = dict(self.pairs[index])
+        if _chance(_ONE_LUNG):
+            pair |= _one_lung(pair)
         if _chance(_CUT):
             axis, end = int(torch.randint(3, ())), int(torch.randint(2, ()))
             first = int(torch.randint(2, ()))
@@ -107,6 +111,36 @@ def _cut(pair: dict, name: str, axis: int, end: int, depth: float) -> None:
     for key, outside in ((name, 0.0), (f"{name}_mask", 0.0), *(((DISTANCE, 255.0),) if name == "fixed" else ())):
         pair[key] = pair[key].clone()
         pair[key][where] = outside
+
+
+def _one_lung(pair: dict) -> dict:
+    """The volumes of a pair as if both scans ended around one of the lungs, which lies in the middle of the grid.
+
+    The lungs are those that a threshold finds in the fixed image, without which nothing changes; each image has margins
+    of its own.
+    """
+    found = torch.nonzero(pair[DISTANCE][0] == 0)
+    if not len(found):
+        return {}
+    low, high = found.min(dim=0).values.tolist(), found.max(dim=0).values.tolist()
+    middle = (low[2] + high[2]) // 2
+    low[2], high[2] = (low[2], middle) if _chance(0.5) else (middle, high[2])
+    size = pair[DISTANCE].shape[1:]
+    shift = [(n - 1 - i - j) // 2 for n, i, j in zip(size, low, high, strict=True)]
+    seen = {}
+    for names in (("fixed", "fixed_mask", DISTANCE), ("moving", "moving_mask")):
+        least, most = _LUNG_MARGINS
+        margins = least + (most - least) * torch.rand(2, 3)
+        beyond = torch.ones(size, dtype=torch.bool, device=pair[DISTANCE].device)
+        box = [
+            slice(max(0, i - round(n * before)), j + 1 + round(n * after))
+            for n, i, j, before, after in zip(size, low, high, *margins.tolist(), strict=True)
+        ]
+        beyond[*box] = False
+        for name in names:
+            outside = 255.0 if name == DISTANCE else 0.0
+            seen[name] = shift_and_flip(pair[name].masked_fill(beyond, outside)[None], shift, [], outside)[0]
+    return seen
 
 
 def _seen_by_another_scanner(image: Tensor) -> Tensor:

@@ -1,0 +1,48 @@
+"""Where a CT shows nothing: what was filled in around or beyond the scan."""
+
+import numpy as np
+import SimpleITK as sitk
+from scipy.ndimage import label
+
+from mine_reg.images.ct import AIR_HU
+
+_AIR = -900.0  # HU; what is filled with less reads as air anyway
+_LEAST = 0.01  # of the voxels
+
+
+def without_padding(image: sitk.Image) -> tuple[sitk.Image, sitk.Image, float | None]:
+    """A CT in HU with air where it was padded with something denser; 1 where it shows anything, else 0, float32; and
+    the value it was padded with, None where it was not.
+
+    Padding is one and the same value in a component that touches the border and is at least 1 % of the voxels: no
+    tissue is as even as that.
+    """
+    array = sitk.GetArrayViewFromImage(image)
+    shown = sitk.Image(image.GetSize(), sitk.sitkFloat32) + 1.0
+    shown.CopyInformation(image)
+    value = _most_common(np.concatenate([np.moveaxis(array, axis, 0)[end].ravel() for axis in range(3)
+                                         for end in (0, -1)]))  # fmt: skip
+    if value is None:
+        return image, shown, None
+    components, count = label(array == value)
+    sizes = np.bincount(components.ravel(), minlength=count + 1)
+    ends = {int(c) for axis in range(3) for end in (0, -1) for c in np.unique(np.moveaxis(components, axis, 0)[end])}
+    padding = [c for c in ends - {0} if sizes[c] >= _LEAST * array.size]
+    if not padding:
+        return image, shown, None
+    padded = np.isin(components, padding)
+    bare = np.where(padded, np.float32(AIR_HU), array)
+    images = []
+    for values in (bare, (~padded).astype(np.float32)):
+        new = sitk.GetImageFromArray(values)
+        new.CopyInformation(image)
+        images.append(new)
+    return *images, value
+
+
+def _most_common(values: np.ndarray) -> float | None:
+    """The most common value above air, None when it is rare."""
+    values, counts = np.unique(values[values > _AIR], return_counts=True)
+    if not len(values) or counts.max() < 100:
+        return None
+    return float(values[counts.argmax()])
