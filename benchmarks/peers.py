@@ -33,7 +33,7 @@ from tqdm import tqdm
 
 from mine_reg.evaluation.baselines import ANTSPY_METHODS, ants_displacement, ants_settings, run_ants_on_pairs
 from mine_reg.evaluation.metrics import METRICS, evaluate_pair
-from mine_reg.experiments.train_shipped_weights import read_unsplit_manifest
+from mine_reg.experiments.shipped_pairs import read_unsplit_manifest
 from mine_reg.images.geometry import displacement_voxels, voxels_to_points
 from mine_reg.images.reading import read_image
 from mine_reg.pair_tool.register import register

@@ -3,12 +3,14 @@
 import pandas as pd
 import pytest
 import SimpleITK as sitk
+import torch
 
-from mine_reg.experiments.train_shipped_weights import main, make_pairs
+from mine_reg.experiments.shipped_pairs import TensorPairs, make_pairs
+from mine_reg.experiments.train_shipped_weights import main
 from mine_reg.images.geometry import same_grid, to_image
 from mine_reg.pair_tool.register import register
 from mine_reg.pairs.manifest import read_scans
-from mine_reg.pairs.preprocessed import read_pairs
+from mine_reg.pairs.preprocessed import load_pair, read_pairs
 from mine_reg.storage.results import MARK
 from mine_reg.synthetic.phantom import grid_origin, make_pair
 from mine_reg.training.weights import load_weights_file
@@ -30,7 +32,7 @@ def call(tmp_path, repository, monkeypatch):
         rows.append({"scan_id": name, "image": f"image{number}.nii.gz", "mask": mask, "subject_id": name})
     pd.DataFrame(rows).to_csv(tmp_path / "scans.csv", index=False)
     small = {"coarse": ([32] * 3, 10.0), "fine": ([63] * 3, 5.0)}
-    monkeypatch.setattr("mine_reg.experiments.train_shipped_weights.GRIDS", small)
+    monkeypatch.setattr("mine_reg.experiments.shipped_pairs.GRIDS", small)
     monkeypatch.chdir(repository)
 
     def call(*arguments: str) -> None:
@@ -67,6 +69,16 @@ def test_weights_are_made_from_scans_and_register_a_pair(call, tmp_path):
     assert load_weights_file(shipped / "miregnet.safetensors").provenance == provenance
 
 
+def test_minutes_bound_the_training(call, tmp_path):
+    """Every network trains for at least an epoch, and the time that is left decides how many."""
+    call("--leave-out", "s2", "--phantoms", "2", "--simulated", "2", "--minutes", "0.5", "--commit", "abc")
+    _, fine, _, provenance = load_weights_file(tmp_path / "shipped/midiceregnet.safetensors")
+    assert fine is not None and provenance["code"] == "abc" and provenance["command"]["minutes"] == 0.5
+    log = (tmp_path / "work/midiceregnet.log").read_text(encoding="utf-8")
+    assert [log.count(f"{network}: done after") for network in ("affinenet", "deformnet", "fine")] == [1, 1, 1]
+    assert "val_tre_mm" in log
+
+
 def test_a_scan_to_leave_out_must_be_there(call, tmp_path, capsys):
     with pytest.raises(SystemExit):
         call("--leave-out", "s2", "s3")
@@ -81,4 +93,23 @@ def test_pairs_follow_what_makes_them(call, tmp_path):
     make_pairs(scans, tmp_path / "work", phantoms=2, simulated=1, seed=0)
     now = {kind: (folder / MARK).stat().st_mtime_ns for kind, folder in folders.items()}
     assert {kind for kind in marks if marks[kind] != now[kind]} == {"phantom"}
-    assert len(read_pairs(folders["phantom"] / "coarse")) == 2
+    assert len(read_pairs(folders["phantom"] / "fine")) == 2
+
+
+def test_tensors_are_the_pairs_on_both_grids(call, tmp_path):
+    scans = read_scans(tmp_path / "scans.csv").iloc[[0, 2]]
+    folder = make_pairs(scans, tmp_path / "work", phantoms=2, simulated=1, seed=0)["phantom"]
+    fine, coarse = (TensorPairs(folder, "validation", grid) for grid in ("fine", "coarse"))
+    assert len(fine) == len(coarse) == 1
+    pair = load_pair(folder / "fine", read_pairs(folder / "fine", "validation").iloc[0])
+    fine, coarse = fine[0], coarse[0]
+    for name in ("fixed", "moving"):
+        assert torch.allclose(fine[name], getattr(pair, name), atol=1e-3)
+        assert coarse[name].shape == (1, 32, 32, 32)
+        assert (coarse[name] - fine[name][:, ::2, ::2, ::2]).abs().mean() < 0.05
+    assert torch.equal(fine["moving_mask"].float(), pair.moving_mask)
+    assert torch.equal(coarse["fixed_mask"], fine["fixed_mask"][:, ::2, ::2, ::2])
+    assert torch.equal(fine["fixed_lung_distance_mm"].float(), pair.fixed_lung_distance_mm)
+    for name in ("fixed_points", "moving_points"):
+        assert torch.equal(fine[name], getattr(pair, name)) and torch.equal(coarse[name], fine[name] / 2)
+    assert fine["spacing_mm"] == (5.0, 5.0, 5.0) and coarse["spacing_mm"] == (10.0, 10.0, 10.0)
