@@ -19,10 +19,22 @@ app = typer.Typer(
 )
 
 
-_REFINE = typer.Option(min=0, help="At most so many steps of instance optimisation after the networks; 100 is plenty.")
-_DEVICE = typer.Option(help="cpu | cuda | cuda:N; by default a GPU where there is one.")
-_POINTS = "Points of the {} image: .csv with x,y,z in LPS mm, or 3D Slicer's .fcsv or .mrk.json."
-_PARTNERS = "Their partners, row by row."
+# what several commands ask
+_Weights = Annotated[str, typer.Option(help="Weights in the package, or a file of your own.")]
+_Refine = Annotated[
+    int, typer.Option(min=0, help="At most so many steps of instance optimisation after the networks; 100 is plenty.")
+]
+_Device = Annotated[str | None, typer.Option(help="cpu | cuda | cuda:N; by default a GPU where there is one.")]
+_Inverse = Annotated[bool, typer.Option("--inverse", help="Also write the inverse transform; its error is reported.")]
+_Learn2Reg = Annotated[bool, typer.Option("--learn2reg", help="Also write the displacement field in Learn2Reg's form.")]
+_Map = Annotated[bool, typer.Option("--inconsistency", help="Also write a map of forward-backward inconsistency, mm.")]
+_VERDICTS = {"trusted": 0, "doubtful": 3, "failed": 4}  # exit codes of --strict
+_Strict = Annotated[
+    bool, typer.Option("--strict", help="Exit code 3 for a doubtful result, 4 for one that failed; both are written.")
+]
+_POINTS = "Points of the fixed image: .csv with x,y,z in LPS mm, or 3D Slicer's .fcsv or .mrk.json."
+_FixedPoints = Annotated[Path | None, typer.Option(help=_POINTS)]
+_MovingPoints = Annotated[Path | None, typer.Option(help="Their partners, row by row.")]
 
 
 @app.callback()
@@ -37,80 +49,75 @@ def register(
     ],
     moving: Annotated[Path, typer.Argument(help="CT that is brought onto it.")],
     out: Annotated[Path, typer.Option(help="Folder for moved.nii.gz, the transform's files and report.json.")],
-    weights: Annotated[str, typer.Option(help="Weights in the package, or a file of your own.")] = "midiceregnet",
-    refine: Annotated[int, _REFINE] = 0,
-    device: Annotated[str | None, _DEVICE] = None,
-    fixed_mask: Annotated[Path | None, typer.Option(help="Lung mask of the fixed image, for the report.")] = None,
-    moving_mask: Annotated[Path | None, typer.Option(help="Lung mask of the moving image, for the report.")] = None,
-    fixed_points: Annotated[Path | None, typer.Option(help=_POINTS.format("fixed"))] = None,
-    moving_points: Annotated[Path | None, typer.Option(help=_PARTNERS)] = None,
-    inverse: Annotated[
-        bool, typer.Option("--inverse", help="Also write the inverse transform, and its error in the report.")
-    ] = False,
-    learn2reg: Annotated[
-        bool, typer.Option("--learn2reg", help="Also write the displacement field in Learn2Reg's form.")
-    ] = False,
+    weights: _Weights = "midiceregnet",
+    refine: _Refine = 0,
+    device: _Device = None,
+    fixed_mask: Annotated[Path | None, typer.Option(help="What to register in it; else the lungs, found.")] = None,
+    moving_mask: Annotated[Path | None, typer.Option(help="The same in the moving image.")] = None,
+    fixed_points: _FixedPoints = None,
+    moving_points: _MovingPoints = None,
+    inverse: _Inverse = False,
+    learn2reg: _Learn2Reg = False,
+    inconsistency: _Map = False,
+    strict: _Strict = False,
 ) -> None:
     """Register two chest CTs.
 
-    OUT receives the moved image on the fixed image's grid; transform.h5, which ITK and 3D Slicer apply;
-    0GenericAffine.mat and 1Warp.nii.gz, which ANTs applies; dvf.nii.gz, the displacements in mm; and report.json. All
-    map fixed to moving points.
+    OUT receives the moved image on the fixed image's grid; quick_look.png; transform.h5, which ITK and 3D Slicer apply;
+    0GenericAffine.mat and 1Warp.nii.gz, which ANTs applies; dvf.nii.gz, the displacements in mm; and report.json, with
+    a verdict: trusted, doubtful or failed. All map fixed to moving points.
     """
     with plain_errors():
         from mine_reg.pair_tool.files import register_files
 
-        result = register_files(
-            fixed,
-            moving,
-            out,
-            inverse,
-            learn2reg,
-            weights=weights,
-            refine=refine,
-            device=device,
-            fixed_mask=fixed_mask,
-            moving_mask=moving_mask,
-            fixed_points=fixed_points,
-            moving_points=moving_points,
-        )
+        written = {"inverse": inverse, "learn2reg": learn2reg, "inconsistency": inconsistency}
+        masks = {"fixed_mask": fixed_mask, "moving_mask": moving_mask}
+        points = {"fixed_points": fixed_points, "moving_points": moving_points}
+        options = {"weights": weights, "refine": refine, "device": device}
+        result = register_files(fixed, moving, out, **written, **options, **masks, **points)
     for name, value in result.report.items():
         if isinstance(value, float):
             print(f"{name:32s} {value:10.4f}")
-    print(
-        *(f"Warning: {sentence}." for sentence in result.report["warnings"]),
-        sep="\n",
-        end="\n" if result.report["warnings"] else "",
-    )
-    print(f"{out} holds the registered pair, made in {result.report['seconds']['total']:.1f} s.")
+    for sentence in result.report["warnings"]:
+        print(f"Warning: {sentence}.")
+    found = result.report["verdict"]
+    print(f"{out} holds the registered pair, {found}, made in {result.report['seconds']['total']:.1f} s.")
+    if strict and _VERDICTS[found]:
+        raise typer.Exit(_VERDICTS[found])
 
 
 @app.command()
 def batch(
     manifest: Annotated[Path, typer.Argument(help="CSV table with one row per pair; see data_manifests/README.md.")],
     out: Annotated[Path, typer.Option(help="Folder that receives one folder per pair, and summary.csv.")],
-    weights: Annotated[str, typer.Option(help="Weights in the package, or a file of your own.")] = "midiceregnet",
-    refine: Annotated[int, _REFINE] = 0,
-    device: Annotated[str | None, _DEVICE] = None,
-    inverse: Annotated[bool, typer.Option("--inverse", help="Also write the inverse transforms.")] = False,
-    learn2reg: Annotated[
-        bool, typer.Option("--learn2reg", help="Also write displacement fields in Learn2Reg's form.")
-    ] = False,
+    weights: _Weights = "midiceregnet",
+    refine: _Refine = 0,
+    device: _Device = None,
+    inverse: _Inverse = False,
+    learn2reg: _Learn2Reg = False,
+    inconsistency: _Map = False,
+    strict: _Strict = False,
 ) -> None:
     """Register all pairs of a table. A bad pair does not stop the others; started again, it does what is missing.
 
-    Exit code 0 means that every pair was registered, 1 that some could not be; summary.csv says which and why.
+    Exit code 0 means that every pair was registered, 1 that some could not be; summary.csv says which and why, and how
+    far each result can be trusted.
     """
     with plain_errors():
         from mine_reg.pair_tool.files import register_manifest
 
-        summary = register_manifest(manifest, out, inverse, learn2reg, weights=weights, refine=refine, device=device)
+        written = {"inverse": inverse, "learn2reg": learn2reg, "inconsistency": inconsistency}
+        summary = register_manifest(manifest, out, **written, weights=weights, refine=refine, device=device)
     failed = summary[summary["error"] != ""]
     for row in failed.itertuples():
         print(f"{row.pair_id}: {row.error}", file=sys.stderr)
-    print(f"{out / 'summary.csv'} lists {len(summary)} pairs, {len(failed)} of which could not be registered.")
+    doubted = (summary["verdict"].isin(("doubtful", "failed"))).sum()
+    said = f"{len(failed)} of which could not be registered, and {doubted} of which are not to be trusted unseen"
+    print(f"{out / 'summary.csv'} lists {len(summary)} pairs, {said}.")
     if len(failed):
         raise typer.Exit(1)
+    if strict and doubted:
+        raise typer.Exit(max(map(_VERDICTS.get, summary["verdict"])))
 
 
 @app.command()
@@ -161,8 +168,8 @@ def evaluate(
     ],
     fixed_mask: Annotated[Path | None, typer.Option(help="Lung mask of the fixed image.")] = None,
     moving_mask: Annotated[Path | None, typer.Option(help="Lung mask of the moving image.")] = None,
-    fixed_points: Annotated[Path | None, typer.Option(help=_POINTS.format("fixed"))] = None,
-    moving_points: Annotated[Path | None, typer.Option(help=_PARTNERS)] = None,
+    fixed_points: _FixedPoints = None,
+    moving_points: _MovingPoints = None,
     out: Annotated[Path | None, typer.Option(help="JSON file for the numbers.")] = None,
 ) -> None:
     """Measure a transform, of this program or another: overlap and surface distances with masks, landmark error with
@@ -228,9 +235,9 @@ def benchmark(
     collection: Annotated[str, typer.Argument(help="Name of the public collection; a wrong one lists those known.")],
     folder: Annotated[Path, typer.Argument(help="Where its unpacked files are.")],
     out: Annotated[Path, typer.Option(help="Folder for benchmark.csv, benchmark.md, the pairs and the results.")],
-    weights: Annotated[str, typer.Option(help="Weights in the package, or a file of your own.")] = "midiceregnet",
-    refine: Annotated[int, _REFINE] = 0,
-    device: Annotated[str | None, _DEVICE] = None,
+    weights: _Weights = "midiceregnet",
+    refine: _Refine = 0,
+    device: _Device = None,
 ) -> None:
     """Register a public collection of lung CT that you have downloaded, and measure the landmark errors as its owners
     do, beside published results. Started again, it does what is missing.
@@ -258,9 +265,7 @@ def train(
         "data/preprocessed"
     ),
     affinenet: Annotated[Path | None, typer.Option(help="Folder of the trained AffineNet below a DeformNet.")] = None,
-    profile: Annotated[
-        str | None, typer.Option(help="Profile of params.yaml; by default the one chosen there.")
-    ] = None,
+    profile: Annotated[str | None, typer.Option(help="Profile of params.yaml; else the one chosen there.")] = None,
     setting: Annotated[
         list[str] | None,
         typer.Option(

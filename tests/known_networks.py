@@ -17,13 +17,13 @@ THETA = torch.tensor([[1.03, 0.02, 0.0, 0.05], [0.0, 0.98, 0.01, -0.02], [0.02, 
 DISPLACEMENT = torch.tensor([0.6, -0.4, 0.8])  # voxels of whatever grid DeformNet sees, z, y, x
 
 
-def known_weights(folder: Path) -> Path:
-    """A file of networks that answer THETA and, inside the grid, DISPLACEMENT to anything."""
+def known_weights(folder: Path, theta: torch.Tensor = THETA, displacement: torch.Tensor = DISPLACEMENT) -> Path:
+    """A file of networks that answer theta and, inside the grid, a displacement to anything."""
     affinenet, deformnet = AffineNet((4, 8)), DeformNet((4, 8))
     with torch.no_grad():
-        affinenet.parameters_head.bias.copy_(((THETA - torch.eye(3, 4)) / 0.1).flatten())
+        affinenet.parameters_head.bias.copy_(((theta - torch.eye(3, 4)) / 0.1).flatten())
         deformnet.field.weight.zero_()
-        deformnet.field.bias.copy_(DISPLACEMENT)
+        deformnet.field.bias.copy_(displacement)
     save_network(
         affinenet,
         None,

@@ -18,6 +18,7 @@ from mine_reg.cli import app
 from mine_reg.pair_tool import files
 from mine_reg.pair_tool.files import ALL_FILES, register_files, register_manifest
 from mine_reg.pair_tool.register import register
+from mine_reg.pair_tool.verdict import VERDICTS
 from mine_reg.storage.results import MARK
 from mine_reg.storage.writing import BEGUN
 from mine_reg.synthetic.phantom import make_pair
@@ -60,6 +61,10 @@ def test_a_batch_goes_on_after_a_bad_pair_and_does_nothing_twice(pair, weights, 
         "error"
     ].isna().tolist() == [True, False, True]
     assert summary.loc["a", "dsc_after"] == summary.loc["c", "dsc_after"] > 0
+    assert summary["verdict"].isna().tolist() == [False, True, False] and set(summary["verdict"].dropna()) <= {
+        *VERDICTS
+    }
+    assert summary.loc["a", "inconsistency_mm"] == summary.loc["c", "inconsistency_mm"] > 0
     assert not (tmp_path / "out/b").exists() and (tmp_path / "out/a/transform.h5").is_file()
 
     sitk.WriteImage(turned(pair.moving), str(tmp_path / "air.nii.gz"))  # mended
@@ -194,12 +199,12 @@ def test_a_pair_is_registered_again_when_anything_it_was_made_from_or_of_has_cha
 
 def test_nothing_of_an_earlier_result_stays_beside_a_new_one(table, weights):
     images, out = (table.parent / "fixed.nii.gz", table.parent / "moving.nii.gz"), table.parent / "out"
-    register_files(*images, out, inverse=True, learn2reg=True, weights=weights, device="cpu")
+    register_files(*images, out, inverse=True, learn2reg=True, inconsistency=True, weights=weights, device="cpu")
     assert {path.name for path in out.iterdir()} == {*ALL_FILES, MARK}
     (out / "notes.txt").write_text("the user's own")
     (out / MARK).unlink()  # as an earlier version left it
     register_files(*images, out, weights=weights, device="cpu")
-    optional = {"inverse.h5", "1InverseWarp.nii.gz", "learn2reg_displacement.nii.gz"}
+    optional = {"inverse.h5", "1InverseWarp.nii.gz", "learn2reg_displacement.nii.gz", "inconsistency.nii.gz"}
     assert {path.name for path in out.iterdir()} == {*ALL_FILES, MARK, "notes.txt"} - optional
 
 

@@ -51,7 +51,7 @@ def folder(tmp_path_factory):
         images["fixed"].GetDirection(),
     )
     moved = apply_transform(images["moving"], images["fixed"], transform, label=False)
-    write_result(Result(moved, transform, field, {}), folder)
+    write_result(Result(moved, transform, field, sitk.VectorMagnitude(field), {}, {}), folder)
     (folder / "report.json").write_text(f'{{"fixed": "{folder}/fixed.nii.gz", "moving": "{folder}/moving.nii.gz"}}')
     return folder
 

@@ -12,7 +12,7 @@ import SimpleITK as sitk
 from mine_reg.images.geometry import to_image
 from mine_reg.synthetic.phantom import grid_origin, make_pair
 
-STUDY_ONLY = ("lightning", "dvc", "papermill", "antspyx", "jupyterlab", "matplotlib", "statsmodels", "convexAdam")
+STUDY_ONLY = ("lightning", "dvc", "papermill", "antspyx", "jupyterlab", "statsmodels", "convexAdam")
 SIZE, SPACING = (64, 64, 64), 5.0
 
 

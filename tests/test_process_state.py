@@ -132,15 +132,12 @@ def test_the_number_of_threads_changes_the_answer_by_rounding_alone(folder, alon
     assert all(value <= ROUNDING[name] for name, value in differences(found, alone).items())
 
 
-def test_lower_precision_would_be_seen(folder, alone):
-    """Else the states above would show nothing: networks in bfloat16 answer otherwise."""
-    with torch.autocast("cpu", torch.bfloat16):
-        assert mine_reg.register.__wrapped__  # what is not protected
-        result = mine_reg.register.__wrapped__(
-            folder / "fixed.nrrd", folder / "moving.nrrd", folder / "test.safetensors", device="cpu"
-        )
-    field = sitk.GetArrayFromImage(result.dvf)[::9, ::9, ::9]
-    assert np.abs(field - alone["field_mm"]).max() > 0.01
+def test_lower_precision_would_be_seen(folder):
+    """Else the states above would show nothing: unprotected, images become bfloat16 on the way, which NumPy lacks."""
+    unprotected = mine_reg.register.__wrapped__
+    images = folder / "fixed.nrrd", folder / "moving.nrrd"
+    with torch.autocast("cpu", torch.bfloat16), pytest.raises(TypeError, match="BFloat16"):
+        unprotected(*images, folder / "test.safetensors", device="cpu")
 
 
 def test_two_at_once_give_the_answers_of_lone_ones_and_so_does_another_thread(folder, alone):

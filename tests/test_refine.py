@@ -47,7 +47,7 @@ def error(theta, dvf, field) -> float:
     return float((transform_points(points, SIZE, theta, dvf) - truth).norm(dim=-1).mean())
 
 
-def run(pair, statistic, steps, watch=None, **options):
+def run(pair, statistic, steps, watch=None, shown=None, **options):
     fixed, moving, _ = pair
     start = torch.eye(3, 4)[None], torch.zeros(1, 3, 12, 12, 12)
     return refine(
@@ -59,6 +59,7 @@ def run(pair, statistic, steps, watch=None, **options):
         steps,
         RefinementSettings(**{"mu": 1.0, "samples": 8000, "rate": 0.05, **options}),
         watch,
+        shown,
     )
 
 
@@ -106,3 +107,59 @@ def test_nothing_of_a_pair_reaches_the_next(pair, statistic):
     second = run(pair, statistic, 20)
     assert all(torch.equal(value, before[name]) for name, value in statistic.state_dict().items())
     torch.testing.assert_close(second[1], first[1], rtol=0, atol=0)
+
+
+def other_network(seed=9):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return StatisticNet(16, 1)
+
+
+def test_without_mine_self_similarity_finds_it_and_t_plays_no_part(pair, statistic):
+    before = error(torch.eye(3, 4)[None], torch.zeros(1, 3, 12, 12, 12), pair[2])
+    theta, dvf, _ = run(pair, statistic, 100, mine=0.0)
+    assert error(theta, dvf, pair[2]) < 0.5 * before
+    assert torch.equal(run(pair, other_network(), 100, mine=0.0)[1], dvf)
+    assert not torch.equal(run(pair, other_network(), 100)[1], run(pair, statistic, 100)[1])
+
+
+def test_self_similarity_sees_what_any_contrast_shows(pair, statistic):
+    fixed, moving, field = pair
+    inverted = fixed, 1 - 0.5 * moving, field
+    before = error(torch.eye(3, 4)[None], torch.zeros(1, 3, 12, 12, 12), field)
+    theta, dvf, _ = run(inverted, statistic, 100, mine=0.0)
+    assert error(theta, dvf, field) < 0.5 * before
+
+
+def test_without_self_similarity_mine_finds_it(pair, statistic):
+    before = error(torch.eye(3, 4)[None], torch.zeros(1, 3, 12, 12, 12), pair[2])
+    theta, dvf, _ = run(pair, statistic, 150, self_similarity=0.0)
+    assert error(theta, dvf, pair[2]) < 0.6 * before
+
+
+def test_without_either_nothing_is_worth_a_move(pair, statistic):
+    _, dvf, info = run(pair, statistic, 30, mine=0.0, self_similarity=0.0)
+    assert info["best_step"] == 0 and info["objective_before"] == 0 and dvf.abs().max() == 0
+
+
+def test_where_the_moving_image_shows_nothing_its_values_do_not_count(pair, statistic):
+    """Of the moving image the upper part was cut off and filled."""
+    fixed, moving, field = pair
+    shown = torch.zeros(SIZE, dtype=torch.bool)
+    shown[:15] = True  # and the slice above is whole, of which a voxel below sees a hundredth
+
+    def filled(value):
+        return fixed, torch.cat([moving[:, :, :16], torch.full_like(moving[:, :, 16:], value)], dim=2), field
+
+    answers = [run(filled(value), statistic, 40, shown=shown, self_similarity=0.0) for value in (0.0, 0.7)]
+    assert torch.equal(answers[0][1], answers[1][1]) and answers[0][2] == answers[1][2]
+    # without being told, the same two fillings give two answers
+    blind = [run(filled(value), statistic, 40, self_similarity=0.0)[1] for value in (0.0, 0.7)]
+    assert not torch.equal(*blind)
+    everywhere = run(pair, statistic, 40, shown=torch.ones(SIZE, dtype=torch.bool))[1]
+    assert not torch.equal(everywhere, run(filled(0.7), statistic, 40)[1])
+
+
+def test_an_image_that_shows_nothing_at_all_moves_nothing(pair, statistic):
+    _, dvf, info = run(pair, statistic, 20, shown=torch.zeros(SIZE, dtype=torch.bool))
+    assert info["best_step"] == 0 and dvf.abs().max() == 0

@@ -32,3 +32,20 @@ def test_other_intensities_are_said(pair):
     masks = {name: pair[name] for name in ("fixed_mask", "moving_mask")}
     report = mine_reg.register(rescaled, pair["moving"], device="cpu", **masks).report
     assert any("is it MR, or rescaled? Give the CT in HU" in sentence for sentence in report["warnings"])
+
+
+def test_an_offset_is_seen_where_all_zeros_are_padding(pair):
+    """Raw values have their 0 outside the scanner's round field of view alone."""
+    raw = sitk.GetArrayFromImage(pair["fixed"]).astype(np.int16) + 1024
+    _, y, x = np.indices(raw.shape)
+    raw[(y - 23.5) ** 2 + (x - 23.5) ** 2 > 22**2] = 0
+    image = to_image(raw, (SPACING,) * 3, grid_origin(SIZE, SPACING), dtype="int16")
+    with pytest.raises(ValueError, match=r"^fixed has values from 0 to .* HU \+ 1024, so subtract 1024$"):
+        mine_reg.register(image, pair["moving"], device="cpu")
+
+
+def test_what_is_no_ct_fails_and_says_so(pair):
+    random = np.random.default_rng(0).integers(0, 900, (20, 20, 20)).astype(np.float32)
+    report = mine_reg.register(pair["fixed"], sitk.GetImageFromArray(random), device="cpu").report
+    assert report["verdict"] == "failed" and report["region_dsc"] is None
+    assert any("is it MR, or rescaled? Give the CT in HU" in sentence for sentence in report["warnings"])

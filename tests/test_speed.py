@@ -81,7 +81,7 @@ def test_the_benchmark_of_floors_runs(repository, tmp_path):
     table = pd.read_csv(tmp_path / "floors.csv").set_index("part")
     networks, parts = (
         ["AffineNet", "DeformNet", "fine level"],
-        [f"{name}, 32^3" for name in ("read", "register", "warp", "report", "total")],
+        [f"{name}, 32^3" for name in ("read", "register", "check", "warp", "report", "total")],
     )
     assert set(table.index) == {*networks, *parts} and table.loc["total, 32^3", "seconds"] == pytest.approx(
         table.loc[parts[:-1], "seconds"].sum(), rel=0.05

@@ -39,8 +39,10 @@ from mine_reg.storage.sentences import one_sentence
 from mine_reg.storage.writing import check_place, write_csv, write_json
 from mine_reg.training.weights import load_weights_file, weights_path
 
-REPORT, MOVED, FIELD = "report.json", "moved.nii.gz", "dvf.nii.gz"
+REPORT, MOVED, FIELD, PICTURE = "report.json", "moved.nii.gz", "dvf.nii.gz", "quick_look.png"
+INCONSISTENCY = "inconsistency.nii.gz"
 ALL_FILES = (MOVED, FIELD, ITK_FILE, ANTS_AFFINE, ANTS_WARP, ANTS_INVERSE_WARP, INVERSE_FILE, LEARN2REG_FILE, REPORT)
+ALL_FILES += (PICTURE, INCONSISTENCY)
 FURTHER = ("fixed_mask", "moving_mask", "fixed_points", "moving_points")  # columns of a manifest beside the images
 DECIDING = ("models.py", "losses.py", "spatial.py", "registration.py", "images", "pair_tool")  # code of a registration
 DECIDING += ("training/weights.py", "training/similarity.py")
@@ -54,18 +56,22 @@ def register_files(
     inverse: bool = False,
     learn2reg: bool = False,
     key: str | None = None,
+    inconsistency: bool = False,
     **options,
 ) -> Result | None:
-    """Register two files and write into ``out``, which is made if needed, what `write_result` writes, and
-    ``report.json``.
+    """Register two files and write into ``out``, which is made if needed, what `write_result` writes, ``report.json``,
+    and ``quick_look.png``.
 
     key : what the result is made from, see `storage.results`; with one that ``out`` already holds, nothing is done and
         None returned
+    inconsistency : also write the map of forward-backward inconsistency
     options : as of `register`
 
     Files of an earlier result are replaced or removed. Nothing is written when anything fails. Raises ValueError when
     the result would replace what it is made from, and OSError that names the file.
     """
+    from mine_reg.pair_tool.quick_look import quick_look  # matplotlib takes most of a second to load
+
     _refuse_replacing(out, [fixed, moving, *(options.get(name) for name in FURTHER)])
     results = []
 
@@ -77,7 +83,10 @@ def register_files(
         if learn2reg:
             write_learn2reg(result.transform, result.moved, read_image(moving), folder / LEARN2REG_FILE)
         result.report |= {"fixed": str(Path(fixed).resolve()), "moving": str(Path(moving).resolve())}
+        if inconsistency:
+            write_image(result.inconsistency, folder / INCONSISTENCY)
         write_json(result.report, folder / REPORT)
+        quick_look(result.slices, folder / PICTURE, Path(out).resolve().name, result.report)
         results.append(result)
 
     keep(out, key, make, names=ALL_FILES)
@@ -126,6 +135,7 @@ def register_manifest(
     out: Path,
     inverse: bool = False,
     learn2reg: bool = False,
+    inconsistency: bool = False,
     weights: str | Path = "midiceregnet",
     **options,
 ) -> pd.DataFrame:
@@ -147,15 +157,16 @@ def register_manifest(
         given = {name: Path(row[name]) if row[name] else None for name in FURTHER}
         try:
             if not error:
-                key = _key(row, {"inverse": inverse, "learn2reg": learn2reg, **options})
+                written = {"inverse": inverse, "learn2reg": learn2reg, "inconsistency": inconsistency}
                 pair = Path(row["fixed"]), Path(row["moving"])
-                register_files(*pair, folder, inverse, learn2reg, key, **given, **options)
+                register_files(*pair, folder, key=_key(row, written | options), **written, **given, **options)
                 report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
         except Exception as problem:  # noqa: BLE001 - whatever is wrong with one pair, the others are registered
             error = one_sentence(problem)
         numbers = {name: value for name, value in report.items() if isinstance(value, float)}
         warned = "; ".join(report.get("warnings", []))
-        rows.append({"pair_id": row["pair_id"], "error": error, "warnings": warned, **numbers})
+        said = {"error": error, "verdict": report.get("verdict", ""), "warnings": warned}
+        rows.append({"pair_id": row["pair_id"], **said, **numbers})
         with contextlib.suppress(OSError):  # a full disk; the last time it is said
             _write_summary(rows, summary)
     _write_summary(rows, summary)

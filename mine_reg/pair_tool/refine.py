@@ -1,4 +1,5 @@
-"""Instance optimisation: the objective of eq. 5 descended for one pair, from the networks' answer on."""
+"""Instance optimisation: the objective of eq. 5 and a self-similarity term descended for one pair, from the networks'
+answer on."""
 
 import copy
 from collections.abc import Callable
@@ -12,14 +13,11 @@ from mine_reg.losses import MineLoss, scores, total_variation
 from mine_reg.models import StatisticNet
 from mine_reg.pair_tool.undisturbed import undisturbed
 from mine_reg.spatial import jacobian_determinant, sample_at, smooth, total_displacement, transform_points, voxel_points
+from mine_reg.training.self_similarity import mind_ssc
 from mine_reg.training.similarity import DESCRIPTORS, describe
 
-_LEVELS = (
-    8,
-    4,
-    2,
-    1,
-)  # the field is a sum of fields on grids so much coarser than its own: coarse parts move fast, fine ones follow
+# the field is a sum of fields on grids so much coarser than its own: coarse parts move fast, fine ones follow
+_LEVELS = (8, 4, 2, 1)
 _EVERY = 10  # steps between looks at the objective
 _PATIENCE = 2  # looks without a better one
 _STATISTIC_RATE = 1e-3
@@ -30,14 +28,20 @@ Watch = Callable[[int, Tensor, Tensor], None]
 @dataclass(frozen=True)
 class RefinementSettings:
     """mu : weight of TV; a fifth of training's, which has to hold for all pairs at once
+    self_similarity : weight of the mean squared difference of MIND-SSC descriptors; 0 leaves them out
+    mine : weight of MINE; 0 leaves it out
     smoothing : sigma, in voxels of the DVF, of the Gaussian over what is added to it
-    samples : voxels that MINE looks at in a step
+    samples : voxels that a step looks at
+    mine_samples : of these, the voxels that MINE looks at
     rate : learning rate of the field, at the start; it fades to 0
     """
 
     mu: float = 5.0
+    self_similarity: float = 100.0
+    mine: float = 1.0
     smoothing: float = 1.0
-    samples: int = 80_000
+    samples: int = 60_000
+    mine_samples: int = 30_000
     rate: float = 0.015
     seed: int = 0
 
@@ -53,14 +57,17 @@ def refine(
     steps: int,
     settings: RefinementSettings | None = None,
     watch: Watch | None = None,
+    shown: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, dict]:
-    """theta (1, 3, 4) and DVF (1, 3, d, h, w) after at most ``steps`` steps of Adam on MINE and TV, at a fading rate;
-    and what happened.
+    """theta (1, 3, 4) and DVF (1, 3, d, h, w) after at most ``steps`` steps of Adam on MINE, MIND-SSC and TV, at a
+    fading rate; and what happened.
 
     fixed, moving : (1, 1, D, H, W); dvf : (1, 3, d, h, w) in voxels of that grid, at its resolution or a coarser one
     statistic : T of the networks' training; a copy goes on learning, so that nothing of one pair reaches the next
-    region : (D, H, W), True where MINE looks
+    region : (D, H, W), True where the similarities look
     watch : called with step, theta and DVF at every look
+    shown : (D, H, W), True where the moving image shows anything; voxels that are mapped elsewhere do not count. None:
+        everywhere
 
     The first half of the steps moves the affine map too. Every `_EVERY` steps the objective is measured on voxels that
     stay the same; the best answer so far is kept, one that folds where the given one did not is never taken, and two
@@ -69,25 +76,34 @@ def refine(
     # what was made in inference mode can take no part in a descent
     fixed, moving, theta, dvf = (x.clone() if x.is_inference() else x for x in (fixed, moving, theta, dvf))
     objective = _Objective(
-        fixed, moving, theta, dvf, copy.deepcopy(statistic).train(), region, settings or RefinementSettings()
+        fixed, moving, theta, dvf, copy.deepcopy(statistic).train(), region, shown, settings or RefinementSettings()
     )
     return _descend(objective, steps, watch or (lambda *_: None))
 
 
 class _Objective:
-    """MINE and TV of one pair as a function of what is added to the given map.
+    """The similarities and TV of one pair as a function of what is added to the given map.
 
     parts : fields on coarser and coarser grids, whose sum, smoothed, is added to the DVF
     turn : is added to theta
     """
 
-    def __init__(self, fixed, moving, theta, dvf, statistic, region, settings):
+    def __init__(self, fixed, moving, theta, dvf, statistic, region, shown, settings):
         self.theta, self.dvf, self.statistic, self.settings = theta, dvf, statistic, settings
         self.size, self.mine = fixed.shape[2:], MineLoss()
         self.random = {name: torch.Generator(name).manual_seed(settings.seed) for name in {"cpu", str(fixed.device)}}
         descriptor = next(name for name, channels in DESCRIPTORS.items() if channels == statistic.inputs)
-        self.fixed, self.moving = describe(fixed, descriptor), describe(moving, descriptor)
-        self.inside = torch.nonzero(region.flatten())[:, 0].cpu()
+        self.channels = DESCRIPTORS[descriptor]  # of a voxel that T sees; those of MIND-SSC come after them
+
+        def described(image: Tensor) -> Tensor:
+            seen = [describe(image, descriptor)]
+            return torch.cat(seen + [mind_ssc(image)] if settings.self_similarity else seen, dim=1)
+
+        inside = region.flatten().nonzero()[:, 0]
+        self.inside = inside.cpu()
+        self.fixed = described(fixed).flatten(2)[0, :, inside.to(fixed.device)].T.contiguous()  # of the region alone
+        self.moving = described(moving)
+        self.shown = None if shown is None else shown.to(moving)[None, None]
         sizes = ([max(2, n // level) for n in dvf.shape[2:]] for level in _LEVELS)
         self.parts = [dvf.new_zeros(1, 3, *size).requires_grad_() for size in sizes]
         self.turn = torch.zeros_like(theta).requires_grad_()
@@ -99,18 +115,34 @@ class _Objective:
         return self.theta + self.turn, self.dvf + smooth(added, self.settings.smoothing)
 
     def draw(self) -> Tensor:
-        """Flat indices of random voxels of the region."""
-        return self.inside[torch.randperm(len(self.inside), generator=self.random["cpu"])[: self.settings.samples]]
+        """Random voxels of the region, as their places among these."""
+        return torch.randperm(len(self.inside), generator=self.random["cpu"])[: self.settings.samples]
 
     def __call__(self, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Its value at voxels ``chosen``, theta and DVF."""
+        """Its value at voxels ``chosen`` of the region, theta and DVF."""
         theta, dvf = self.answer()
-        points = voxel_points(chosen[None].to(self.fixed.device), self.size)
-        moved = sample_at(self.moving, transform_points(points, self.size, theta, dvf))
-        there = self.fixed.flatten(2)[:, :, chosen].transpose(1, 2)
-        joint, marginal = scores(self.statistic, moved, there, self.random[str(there.device)])
-        tv = total_variation(dvf, self.size)
-        return self.mine(joint, marginal) + self.settings.mu * tv, theta, dvf
+        points = transform_points(
+            voxel_points(self.inside[chosen][None].to(self.dvf.device), self.size), self.size, theta, dvf
+        )
+        there = self.fixed[chosen.to(self.fixed.device)][None]
+        if self.shown is not None:
+            kept = sample_at(self.shown, points.detach())[0, :, 0] > 0.99
+            points, there = points[:, kept], there[:, kept]
+        value = self.settings.mu * total_variation(dvf, self.size)
+        if points.shape[1]:
+            value = value + self._dissimilarity(sample_at(self.moving, points), there)
+        return value, theta, dvf
+
+    def _dissimilarity(self, moved: Tensor, there: Tensor) -> Tensor:
+        """MINE's loss and that of MIND-SSC for voxels (1, N, C) of both images, in random order."""
+        count, own, value = self.settings.mine_samples, self.channels, moved.new_zeros(())
+        if self.settings.mine:
+            seen = moved[:, :count, :own], there[:, :count, :own]
+            joint, marginal = scores(self.statistic, *seen, self.random[str(there.device)])
+            value = self.settings.mine * self.mine(joint, marginal)
+        if self.settings.self_similarity:
+            value = value + self.settings.self_similarity * (moved[..., own:] - there[..., own:]).square().mean()
+        return value
 
     def folded(self, theta: Tensor, dvf: Tensor) -> int:
         """Number of voxels at which a map folds."""
@@ -131,8 +163,7 @@ def _descend(objective: _Objective, steps: int, watch: Watch) -> tuple[Tensor, T
     same = objective.draw()
     with torch.no_grad():
         before = float(objective(same)[0])
-        allowed = objective.folded(objective.theta, objective.dvf)
-    best, best_at, kept, worse = before, 0, (objective.theta, objective.dvf), 0
+    better, worse = [(before, 0, objective.theta, objective.dvf)], 0
     for step in range(1, steps + 1):
         objective.turn.requires_grad_(step <= steps // 2)
         optimiser.zero_grad()
@@ -143,11 +174,19 @@ def _descend(objective: _Objective, steps: int, watch: Watch) -> tuple[Tensor, T
             continue
         with torch.no_grad():
             value, theta, dvf = objective(same)
-            watch(step, theta, dvf)
-            if float(value) < best and objective.folded(theta, dvf) <= allowed:
-                best, best_at, kept, worse = float(value), step, (theta.clone(), dvf.clone()), 0
-            else:
-                worse += 1
+        watch(step, theta, dvf)
+        worse = 0 if float(value) < better[-1][0] else worse + 1
+        if not worse:
+            better.append((float(value), step, theta.clone(), dvf.clone()))
         if worse == _PATIENCE:
             break
-    return *kept, {"objective_before": before, "objective_after": best, "best_step": best_at, "steps": step}
+    best, best_at, theta, dvf = _unfolded(objective, better)
+    return theta, dvf, {"objective_before": before, "objective_after": best, "best_step": best_at, "steps": step}
+
+
+def _unfolded(objective: _Objective, better: list[tuple]) -> tuple:
+    """The last, and so the best, of better and better answers that folds no more than the first."""
+    if len(better) == 1:
+        return better[0]
+    allowed = objective.folded(*better[0][2:])
+    return next(answer for answer in reversed(better) if objective.folded(*answer[2:]) <= allowed)

@@ -1,7 +1,6 @@
 """Registration of one pair of chest CTs, of any size, spacing, orientation and origin, by trained networks."""
 
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -12,25 +11,28 @@ import torch
 from torch import Tensor
 
 from mine_reg.evaluation.metrics import field_metrics
-from mine_reg.images.ct import AIR_HU, Image, doubt_about_hu, read_ct
-from mine_reg.images.geometry import averaged, composite_transform, on_grid, voxels_to_points
+from mine_reg.images.ct import AIR_HU, Image
+from mine_reg.images.geometry import composite_transform
 from mine_reg.images.point_doubts import doubts_about_points
 from mine_reg.images.points import Points, read_pair_points
 from mine_reg.images.transforms import apply_transform
-from mine_reg.models import StatisticNet
+from mine_reg.pair_tool.both_ways import backward
 from mine_reg.pair_tool.device import chosen_device
+from mine_reg.pair_tool.discrete import searched_for_large_motion
+from mine_reg.pair_tool.inconsistency import inconsistency_map, inconsistency_within
+from mine_reg.pair_tool.inputs import BODY, Images, inside, read_images, shown_there
+from mine_reg.pair_tool.middle_slices import Slice, middle_slices
 from mine_reg.pair_tool.refine import refine as refine_pair
-from mine_reg.pair_tool.report import before_and_after, distrust, mutual_information, names_of, read_masks
+from mine_reg.pair_tool.report import before_and_after, mutual_information, names_of
+from mine_reg.pair_tool.start import Answer, Comparison, best_start
 from mine_reg.pair_tool.undisturbed import undisturbed
-from mine_reg.pair_tool.working_grid import fading_border, found_lungs, marked_lungs, scaled, thinned, working_grid
-from mine_reg.registration import halved, predict_on_two_grids
-from mine_reg.spatial import resample, smooth, total_displacement, upsample
+from mine_reg.pair_tool.verdict import verdict
+from mine_reg.pair_tool.working_grid import fading_border, scaled
+from mine_reg.spatial import smooth, total_displacement, upsample
 from mine_reg.storage.results import digest
 from mine_reg.training.weights import RegistrationWeights, load_weights_file, weights_path
 
-# lungs further apart, beyond what AffineNet was trained for, are brought together before the networks look
-_FAR_MM = 30.0
-_NEAR_MM = 15.0  # of the lungs: where refinement looks, as training does
+_NEAR_MM = 2.5  # of the region: where refinement looks; further out the wall, which slides, pulls the lungs along
 
 
 @dataclass
@@ -40,32 +42,18 @@ class Result:
     moved : the moving image on the fixed image's own grid, interpolated once
     transform : affine map after displacement field, from fixed to moving points in LPS mm
     dvf : T(x) - x on the working grid, a vector image in LPS mm
+    inconsistency : |T_b(T(x)) - x| in mm, for T_b of the networks the other way round, on every other voxel of that
+        grid
+    slices : what a quick look shows, see `middle_slices`
     report : what is worth knowing, see `register`
     """
 
     moved: sitk.Image
     transform: sitk.CompositeTransform
     dvf: sitk.Image
+    inconsistency: sitk.Image
+    slices: dict[str, Slice]
     report: dict
-
-
-@dataclass
-class _Images:
-    """By role, ``fixed`` and ``moving``: the CTs, the masks given, None where there is none, and the lungs.
-
-    seen : the CTs as voxels of the working grid would see them, each on its own grid
-    grid : the working grid
-    marked : whether lungs could not be found and are what masks mark
-    doubts : sentences about the lungs
-    """
-
-    full: dict[str, sitk.Image]
-    masks: dict[str, sitk.Image | None]
-    lungs: dict[str, sitk.Image]
-    seen: dict[str, sitk.Image]
-    grid: sitk.Image
-    marked: bool
-    doubts: list[str]
 
 
 @undisturbed
@@ -85,16 +73,19 @@ def register(
     weights : name of weights in the package, or a file made by `training.weights.save_weights_file`
     refine : at most so many steps of instance optimisation after the networks, see `refine.refine`; 0: one shot
     device : ``cpu``, ``cuda`` or ``cuda:N``; None: a GPU where there is one
-    fixed_mask, moving_mask : lung masks on their images' grids; for the report, and in place of lungs that cannot be
-        found, as in children, dense lungs and cropped scans
+    fixed_mask, moving_mask : masks of what is to be brought together, on their images' grids; they take the place of
+        the lungs, which are found where none is given: in the start, in the refinement and in the report
     fixed_points, moving_points : corresponding points, files (see `points.read_point_list`) or (N, 3) in LPS mm; used
         for the report alone
 
-    The report has ``mutual_information_before`` and ``_after`` (nats, near the fixed lungs), ``folding_percent`` and
-    ``sd_log_jacobian`` on the working grid, ``refinement`` (what `refine.refine` says), ``seconds`` (of reading and
-    finding lungs, registering, warping, and all), ``start_mm`` (the shift that brought lungs far apart together, else
-    zeros), with masks and points also DSC, ASD, HD, HD95 and TRE before and after, and ``warnings``, sentences about a
-    result that should not be trusted.
+    The report has ``verdict``, one of `verdict.VERDICTS`, and ``warnings``, the sentences why and other doubts; what it
+    rests on: ``inconsistency_mm`` and ``inconsistency95_mm`` (median and 95th percentile in the region),
+    ``agreement`` and ``overlap`` (see `start.Comparison`), ``region_dsc`` (of both regions where both images show
+    anything; None where they are not of one kind), ``mutual_information_before`` and ``_after`` (nats, in the region),
+    ``folding_percent`` and ``sd_log_jacobian`` on the working grid; ``start``, ``start_mm`` (the shift that brought the
+    images together, else zeros), ``start_by`` and ``tried`` (see `start`), ``region`` (mask, lungs or body),
+    ``refinement`` (what `refine.refine` says), ``seconds`` (of reading and finding regions, registering, checking,
+    warping, and all), and with masks and points also DSC, ASD, HD, HD95 and TRE before and after.
 
     Raises FileNotFoundError, and ValueError (one sentence that names the input) when an image is no chest CT in HU, a
     mask is on another grid, or points do not correspond.
@@ -104,159 +95,106 @@ def register(
     if refine < 0:
         raise ValueError(f"refine is {refine}; give a number of steps, 0 for none")
     names = names_of(fixed, moving)
-    images = _read(fixed, moving, fixed_mask, moving_mask, names)
+    images = read_images(fixed, moving, fixed_mask, moving_mask, names)
     points = read_pair_points(fixed_points, moving_points)
-    shift = _shift_of_far_lungs(images.lungs["fixed"], images.lungs["moving"])
-    clock.append(time.perf_counter())
-
     path = weights_path(weights)
     networks = _networks(path, digest(path), device)
-    pair = _as_tensors(images, shift)
-    theta, dvf, refinement = _predict([image[None].to(device) for image in pair], networks, images, refine, weights)
-    dvf = dvf * fading_border(dvf.shape[2:], images.grid.GetSpacing()[0])
-    transform = _after_shift(composite_transform(theta, dvf, images.grid, images.grid), shift)
+    if refine and networks.statistic is None:
+        raise ValueError(f"weights {weights} hold no T, which refine needs; leave refine out, or give other weights")
     clock.append(time.perf_counter())
 
-    moving_hu = sitk.Cast(sitk.Round(images.full["moving"]), sitk.sitkInt16)
-    moved = apply_transform(moving_hu, images.full["fixed"], transform, label=False, outside=AIR_HU)
+    answer = best_start(images, networks.registration, networks.fine, device)
+    start = answer.start.transform()
+    pair = [scaled(images.seen["fixed"], images.grid)[None].to(device)]
+    pair.append(scaled(images.seen["moving"], images.grid, start)[None].to(device))
+    theta, dvf, refinement = answer.theta, answer.dvf, {}
+    if refine:
+        theta, dvf, refinement = _refined(pair, answer, networks, images, refine)
+    dvf = dvf * fading_border(dvf.shape[2:], images.grid.GetSpacing()[0]).to(dvf)
+    there = composite_transform(theta, dvf, images.grid, images.grid)
+    transform = _after_shift(there, answer.start.shift)
     clock.append(time.perf_counter())
 
+    region = inside(images.regions["fixed"], images.grid)
+    compare = Comparison(images, pair[0], coarse=False)
     report = {
         "weights": str(weights),
+        "region": images.kinds["fixed"],
+        "start": answer.start.name,
+        "start_mm": (0.0 - answer.start.shift).round(2).tolist(),
+        "start_by": answer.by,
+        "tried": answer.tried,
         "refinement": refinement,
-        "start_mm": shift.round(2).tolist(),
         "working_size": list(images.grid.GetSize()),
         "working_spacing_mm": images.grid.GetSpacing()[0],
     }
-    region = _region(images)
-    moved_there = scaled(images.seen["moving"], images.grid, transform)
-    report["mutual_information_before"] = mutual_information(*pair, region)
-    report["mutual_information_after"] = mutual_information(pair[0], moved_there, region)
-    report |= field_metrics(total_displacement(theta, dvf, dvf.shape[2:]))
+    report["agreement"], report["overlap"] = compare(pair[1], compare.shown(answer.start), theta, dvf)
+    moving_as_headers_say = scaled(images.seen["moving"], images.grid)
+    moved = scaled(images.seen["moving"], images.grid, transform)
+    for moment, image in (("before", moving_as_headers_say), ("after", moved)):
+        report[f"mutual_information_{moment}"] = mutual_information(pair[0][0].cpu(), image, region)
+    report |= field_metrics(total_displacement(theta, dvf, dvf.shape[2:]).cpu())
+    report["region_dsc"] = _region_dsc(images, transform)
+    region_there = inside(images.regions["moving"], images.grid, transform=start)
+    back = backward(networks, *pair, theta, torch.from_numpy(region_there).to(device))
+    every_other = sitk.Shrink(images.grid, [2, 2, 2])
+    inconsistency = inconsistency_map(
+        there, composite_transform(*(x.cpu() for x in back), images.grid, images.grid), every_other
+    )
+    report |= inconsistency_within(inconsistency, images.regions["fixed"])
+    clock.append(time.perf_counter())
+
+    moving_hu = sitk.Cast(sitk.Round(images.full["moving"]), sitk.sitkInt16)
+    warped = apply_transform(moving_hu, images.full["fixed"], transform, label=False, outside=AIR_HU)
+    clock.append(time.perf_counter())
+
     report |= before_and_after(transform, images.full["fixed"], images.masks, points)
-    spent = dict(zip(("read", "register", "warp"), np.diff(clock).tolist(), strict=True))
+    report["verdict"], why = verdict(report)
+    report["warnings"] = why + images.doubts + (doubts_about_points(*points, transform) if points else [])
+    field = _field_on(images.grid, transform)
+    seen = images.seen["fixed"], images.seen["moving"], images.regions["fixed"]
+    slices = middle_slices(*seen, transform, field)
+    spent = dict(zip(("read", "register", "check", "warp"), np.diff(clock).tolist(), strict=True))
     report["seconds"] = spent | {"total": time.perf_counter() - clock[0]}
-    doubts = images.doubts + (doubts_about_points(*points, transform) if points else [])
-    report["warnings"] = distrust(report) + doubts
-    return Result(moved, transform, _field_on(images.grid, transform), report)
-
-
-def _read(
-    fixed: Image, moving: Image, fixed_mask: Image | None, moving_mask: Image | None, names: dict[str, str]
-) -> _Images:
-    """Both images at once: SimpleITK works outside Python's lock."""
-
-    def read(role: str, given: Image) -> tuple[sitk.Image, sitk.Image, sitk.Image | ValueError]:
-        image = read_ct(given, names[role])
-        thin = thinned(image)
-        try:
-            return image, thin, found_lungs(thin)
-        except ValueError as error:
-            return image, thin, error
-
-    with ThreadPoolExecutor(2) as both:
-        found = both.map(read, names, (fixed, moving))
-        full, thin, found = (dict(zip(names, values, strict=True)) for values in zip(*found, strict=True))
-    masks = read_masks(full, names, fixed_mask, moving_mask)
-    lungs, doubts = _lungs(found, masks, names)
-    for role, image in thin.items():
-        odd = doubt_about_hu(image, on_grid(lungs[role], image, 0))
-        if odd and odd.endswith("subtract 1024"):
-            raise ValueError(f"{names[role]} {odd}")
-        doubts += [f"{names[role]} {odd}"] if odd else []
-    marked = any(isinstance(own, ValueError) for own in found.values())
-    grid = working_grid(lungs["fixed"], shrinking=marked)
-    seen = {role: averaged(image, grid.GetSpacing()[0]) for role, image in thin.items()}
-    return _Images(full, masks, lungs, seen, grid, marked, doubts)
-
-
-def _lungs(
-    found: dict[str, sitk.Image | ValueError], masks: dict[str, sitk.Image | None], names: dict[str, str]
-) -> tuple[dict[str, sitk.Image], list[str]]:
-    """Lungs by role, and sentences about them: those found or, where there are none, what the masks mark.
-
-    With both masks both images' lungs are theirs then, so that they are the same part of the body. Raises ValueError
-    that says which mask is missing.
-    """
-    failed = [role for role in found if isinstance(found[role], ValueError)]
-    if lacking := [role for role in failed if masks[role] is None]:
-        first, missing = lacking[0], " and ".join(f"{role}_mask" for role in lacking)
-        raise ValueError(f"{names[first]}: {found[first]}, as {missing}")
-    if not failed:
-        return found, []
-    marked = [role for role in found if masks[role] is not None]
-    lungs = found | {role: marked_lungs(masks[role], f"{role}_mask") for role in marked}
-    where, taken = " and ".join(failed), " and ".join(f"{role}_mask" for role in marked)
-    return lungs, [f"no lungs could be found in the {where} image, so {taken} took their place"]
-
-
-def _shift_of_far_lungs(fixed: sitk.Image, moving: sitk.Image) -> np.ndarray:
-    """Shift in mm that moves the lungs of the moving image onto those of the fixed one when they are far apart, else
-    zeros."""
-    voxels = (np.argwhere(sitk.GetArrayViewFromImage(lungs) > 0).mean(0) for lungs in (fixed, moving))
-    centres = [voxels_to_points(own, lungs).numpy()[0] for own, lungs in zip(voxels, (fixed, moving), strict=True)]
-    shift = centres[0] - centres[1]
-    return shift if np.linalg.norm(shift) > _FAR_MM else np.zeros(3)
-
-
-def _as_tensors(images: _Images, shift: np.ndarray) -> tuple[Tensor, Tensor]:
-    """Fixed and moving image (1, D, H, W) on the working grid, the latter shifted by ``shift`` mm."""
-    start = sitk.TranslationTransform(3, (-shift).tolist())
-    return scaled(images.seen["fixed"], images.grid), scaled(images.seen["moving"], images.grid, start)
-
-
-def _predict(
-    pair: list[Tensor], networks: RegistrationWeights, images: _Images, refine: int, weights: str | Path
-) -> tuple[Tensor, Tensor, dict]:
-    """theta (1, 3, 4) and DVF (1, 3, D, H, W) in voxels of the working grid, on the CPU, and what refinement did."""
-    if refine and networks.statistic is None:
-        raise ValueError(f"weights {weights} hold no T, which refine needs; leave refine out, or give other weights")
-    theta, dvf = predict_on_two_grids(networks.registration, networks.fine, tuple(map(halved, pair)), tuple(pair))
-    if images.marked and not _helps(pair, theta, dvf, images):
-        # scans of a part of the lungs are nothing that the networks know: on cropped ones they were 14 to 57 mm off
-        theta, dvf = torch.eye(3, 4, dtype=dvf.dtype, device=dvf.device)[None], torch.zeros_like(dvf)
-        images.doubts.append("the networks' answer lowered mutual information, so it was not used")
-    refinement = {}
-    if refine:
-        lungs = images.lungs["fixed"]
-        theta, dvf, refinement = _refined(pair, theta, dvf, networks.statistic, lungs, images.grid, refine)
-    return theta.cpu(), dvf.cpu(), refinement
-
-
-def _helps(pair: list[Tensor], theta: Tensor, dvf: Tensor, images: _Images) -> bool:
-    """Whether a map raises mutual information in the lungs of the fixed image."""
-    fixed, before, after = (image[0].cpu() for image in (*pair, resample(pair[1], theta, dvf)))
-    region = _region(images)
-    return mutual_information(fixed, after, region) > mutual_information(fixed, before, region)
-
-
-def _region(images: _Images) -> np.ndarray:
-    """The lungs of the fixed image on the working grid, Boolean (D, H, W)."""
-    return sitk.GetArrayFromImage(on_grid(images.lungs["fixed"], images.grid, 0)) > 0
+    return Result(warped, transform, field, inconsistency, slices, report)
 
 
 def _refined(
-    pair: list[Tensor],
-    theta: Tensor,
-    dvf: Tensor,
-    statistic: StatisticNet,
-    lungs: sitk.Image,
-    grid: sitk.Image,
-    steps: int,
+    pair: list[Tensor], answer: Answer, networks: RegistrationWeights, images: Images, steps: int
 ) -> tuple[Tensor, Tensor, dict]:
-    """`refine.refine` on the fine grid, near the lungs; the DVF at every other voxel, where the grids share their
+    """`refine.refine` on the fine grid, in the region; the DVF at every other voxel, where the grids share their
     ends."""
-    distance = sitk.SignedMaurerDistanceMap(lungs, squaredDistance=False, useImageSpacing=True)
-    near = torch.from_numpy(sitk.GetArrayFromImage(on_grid(distance, grid, 255.0)) <= _NEAR_MM)
-    coarse = smooth(dvf, 0.9)[:, :, ::2, ::2, ::2]
-    theta, dvf, what = refine_pair(*pair, theta.clone(), coarse.clone(), statistic.to(theta.device), near, steps)
-    return theta, upsample(dvf, pair[0].shape[2:]), what
+    device = pair[0].device
+    near = inside(images.regions["fixed"], images.grid, _NEAR_MM) & shown_there(images.shown["fixed"], images.grid)
+    shown = shown_there(images.shown["moving"], images.grid, answer.start.transform())
+    searched, seen = searched_for_large_motion(pair, answer, images, torch.from_numpy(near).to(device))
+    coarse = smooth(searched, 0.9)[:, :, ::2, ::2, ::2]
+    theta, dvf, what = refine_pair(
+        *pair,
+        answer.theta.clone(),
+        coarse.clone(),
+        networks.statistic.to(device),
+        torch.from_numpy(near),
+        steps,
+        shown=torch.from_numpy(shown).to(device),
+    )
+    return theta, upsample(dvf, pair[0].shape[2:]), what | {"search": seen}
+
+
+def _region_dsc(images: Images, transform: sitk.Transform) -> float | None:
+    """DSC of both regions on the working grid, where both images show anything."""
+    if images.kinds["fixed"] != images.kinds["moving"] or BODY in images.kinds.values():
+        return None
+    seen = shown_there(images.shown["fixed"], images.grid) & shown_there(images.shown["moving"], images.grid, transform)
+    fixed = inside(images.regions["fixed"], images.grid) & seen
+    moved = inside(images.regions["moving"], images.grid, transform=transform) & seen
+    return float(2 * (fixed & moved).sum() / max(fixed.sum() + moved.sum(), 1))
 
 
 def _after_shift(transform: sitk.CompositeTransform, shift: np.ndarray) -> sitk.CompositeTransform:
-    """The networks saw the moving image shifted by ``shift``; its own points lie before that."""
+    """The networks saw the moving image after a ``shift`` of its points."""
     affine, field = sitk.AffineTransform(transform.GetNthTransform(0)), transform.GetNthTransform(1)
-    affine.SetTranslation((np.array(affine.GetTranslation()) - shift).tolist())
+    affine.SetTranslation((np.array(affine.GetTranslation()) + shift).tolist())
     return sitk.CompositeTransform([affine, field])
 
 

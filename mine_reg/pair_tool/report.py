@@ -1,5 +1,4 @@
-"""What can be said about a transform of one pair, whoever made it: metrics, mutual information, reasons for
-distrust."""
+"""What can be said about a transform of one pair, whoever made it: metrics and mutual information."""
 
 import warnings
 from collections.abc import Sequence
@@ -102,15 +101,3 @@ def before_and_after(
 def mutual_information(fixed: torch.Tensor, moving: torch.Tensor, region: np.ndarray) -> float:
     """Histogram MI in nats of two images (1, D, H, W) on one grid, at the voxels of ``region`` (D, H, W)."""
     return histogram_mutual_information(moving[0].numpy()[region], fixed[0].numpy()[region])
-
-
-def distrust(report: dict) -> list[str]:
-    """Sentences about a result that should not be trusted without a look, from the numbers of its report."""
-    said = []
-    if any(report["start_mm"]):
-        said.append(f"the lungs lay far apart, so the moving image was first shifted by {report['start_mm']} mm")
-    if report["mutual_information_after"] <= report["mutual_information_before"]:
-        said.append("mutual information did not rise; look at the result before you use it")
-    if report["folding_percent"] > 0.1:
-        said.append(f"the transform folds space at {report['folding_percent']:.2f} % of the voxels")
-    return said

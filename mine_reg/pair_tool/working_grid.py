@@ -8,6 +8,7 @@ import torch
 
 from mine_reg.images.ct import AIR_HU, lung_mask
 from mine_reg.images.geometry import averaged, centred_grid, on_grid, to_tensor, voxels_to_points
+from mine_reg.images.lungs import find_body
 
 WINDOW_HU = (-1000.0, 500.0)
 _BLOCK_MM = 2.0  # at most; voxels of the working grid are at least 2.5 mm wide
@@ -30,23 +31,34 @@ def found_lungs(image: sitk.Image) -> sitk.Image:
     return lung_mask(on_grid(averaged(image, _LUNGS_MM), _grid_over(image, _LUNGS_MM), AIR_HU))
 
 
-def marked_lungs(mask: sitk.Image, name: str) -> sitk.Image:
+def marked_region(mask: sitk.Image, name: str) -> sitk.Image:
     """What a mask of 0 and 1 marks, on such a grid. Raises ValueError that names the mask when it marks too little to
     be seen there."""
     mask = thinned(sitk.Cast(mask, sitk.sitkFloat32))
-    lungs = on_grid(averaged(mask, _LUNGS_MM), _grid_over(mask, _LUNGS_MM), 0) >= 0.5
-    if not sitk.GetArrayViewFromImage(lungs).any():
-        raise ValueError(f"{name} marks nothing that is {_LUNGS_MM:g} mm wide; it must mark both lungs")
-    return lungs
+    region = on_grid(averaged(mask, _LUNGS_MM), _grid_over(mask, _LUNGS_MM), 0) >= 0.5
+    if not sitk.GetArrayViewFromImage(region).any():
+        raise ValueError(f"{name} marks nothing that is {_LUNGS_MM:g} mm wide; it must mark what is to be registered")
+    return region
 
 
-def working_grid(lungs: sitk.Image, shrinking: bool = False) -> sitk.Image:
-    """A cube around the lungs of the fixed image, axes L, P, S: the finer of the two, see `registration`.
+def found_body(image: sitk.Image, name: str) -> sitk.Image:
+    """The body, with what is inside it, on such a grid. Raises ValueError when nothing is as dense as a body."""
+    image = on_grid(averaged(image, _LUNGS_MM), _grid_over(image, _LUNGS_MM), AIR_HU)
+    body = find_body(sitk.GetArrayFromImage(image))
+    if not body.any():
+        raise ValueError(f"{name} shows nothing that is as dense as a body and {_LUNGS_MM:g} mm wide; give a CT in HU")
+    found = sitk.GetImageFromArray(body.astype(np.uint8))
+    found.CopyInformation(image)
+    return found
 
-    shrinking : it is smaller around small lungs, so that the networks see a child's as large as those they know
+
+def working_grid(region: sitk.Image, shrinking: bool = False) -> sitk.Image:
+    """A cube around the region of the fixed image, axes L, P, S: the finer of the two, see `registration`.
+
+    shrinking : it is smaller around small regions, so that the networks see a child's as large as those they know
     """
-    voxels = np.argwhere(sitk.GetArrayViewFromImage(lungs) > 0)
-    low, high = (voxels_to_points(corner, lungs).numpy()[0] for corner in (voxels.min(0), voxels.max(0)))
+    voxels = np.argwhere(sitk.GetArrayViewFromImage(region) > 0)
+    low, high = (voxels_to_points(corner, region).numpy()[0] for corner in (voxels.min(0), voxels.max(0)))
     extent, width = (high - low).max(), (_SIZE - 1) * _SPACING_MM
     if shrinking and extent + 2 * _MARGIN_MM < width:
         spacing = _SPACING_MM * extent / (width - 2 * _MARGIN_MM)

@@ -1,0 +1,42 @@
+"""The registration of a pair the other way round, by the networks alone, to see whether it says the same."""
+
+import torch
+from torch import Tensor
+
+from mine_reg.pair_tool.start import normalised_information
+from mine_reg.registration import halved, predict_coarse, predict_fine
+from mine_reg.spatial import resample, upsample
+from mine_reg.training.weights import RegistrationWeights
+
+
+@torch.inference_mode()
+def backward(
+    networks: RegistrationWeights, fixed: Tensor, moving: Tensor, theta: Tensor, region: Tensor
+) -> tuple[Tensor, Tensor]:
+    """theta (1, 3, 4) and DVF (1, 3, D, H, W) in voxels, from moving to fixed points of one grid.
+
+    fixed, moving : (1, 1, D, H, W)
+    theta : of the way there; its inverse is tried beside AffineNet's answer
+    region : (D, H, W), True where the moving image is compared with what the fixed one becomes
+    """
+    size, registration = fixed.shape[2:], networks.registration
+    coarse = halved(moving), halved(fixed)
+    inverse = _inverse(theta)
+    answers = [
+        predict_coarse(registration, *coarse),
+        (inverse, 2 * registration.deformnet.predict(*coarse, inverse)),
+    ]
+
+    def agreement(answer: tuple[Tensor, Tensor]) -> float:
+        values = (image[0, 0][region].cpu().numpy() for image in (moving, resample(fixed, *answer)))
+        return normalised_information(*values)
+
+    theta, dvf = max(answers, key=agreement)
+    if networks.fine is not None:
+        dvf = predict_fine(networks.fine, moving, fixed, theta, dvf)
+    return theta, upsample(dvf, size)
+
+
+def _inverse(theta: Tensor) -> Tensor:
+    whole = torch.cat([theta, theta.new_tensor([[[0, 0, 0, 1]]])], dim=1)
+    return torch.linalg.inv(whole)[:, :3]

@@ -1,0 +1,112 @@
+"""A discrete search for large motion: every displacement of a lattice is tried at every node, and neighbours agree.
+
+The coupled convex optimisation of Heinrich et al. (MICCAI 2014; convexAdam: IEEE TMI 2024) on MIND-SSC descriptors.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mine_reg.pair_tool.inputs import Images
+from mine_reg.pair_tool.start import Answer, Comparison
+from mine_reg.spatial import compose_dvf, jacobian_determinant, resample, smooth
+from mine_reg.training.self_similarity import mind_ssc
+
+# weights of the smooth field in the alternation, from free to stiff, as their authors have them
+_COUPLING = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+
+
+_SEARCHES = ((3, 4), (2, 3), (2, 3))  # voxels between nodes, and steps tried: 30 and 15 mm at 2.5 mm
+_BLURS = (0.6, 1.0, 1.6, 2.5)  # sigma, in nodes, of the Gaussian over what was found; more where less folds
+_GAIN = 1.002  # of the agreement, for which a found field is taken
+
+
+@torch.no_grad()
+def searched_for_large_motion(
+    pair: list[Tensor], answer: Answer, images: Images, region: Tensor
+) -> tuple[Tensor, list[dict]]:
+    """The DVF (1, 3, D, H, W) of an answer, completed by what two searches find, coarse and fine; and what they did.
+
+    pair : fixed and moving image after the answer's start, (1, 1, D, H, W)
+    region : (D, H, W), where to search
+
+    A field that folds, or does not make the images agree better, is not taken.
+    """
+    (fixed, moving), dvf, done = pair, answer.dvf, []
+    compare = Comparison(images, fixed, coarse=False)
+    shown = compare.shown(answer.start)
+    best = answer.agreement
+    for node, reach in _SEARCHES:
+        step = search(fixed, resample(moving, answer.theta, dvf), region, node, reach)
+        for blur in _BLURS:
+            found = compose_dvf(dvf, smooth(step, blur * node), fixed.shape[2:])
+            if (jacobian_determinant(found[:, :, ::2, ::2, ::2] / 2) <= 0).any():
+                continue
+            agreement, _ = compare(moving, shown, answer.theta, found)
+            if agreement > _GAIN * best:
+                dvf, best = found, agreement
+                done.append({"node": node, "reach": reach, "blur": blur, "agreement": round(agreement, 4)})
+            break
+    return dvf, done
+
+
+@torch.no_grad()
+def search(fixed: Tensor, moved: Tensor, region: Tensor, node: int, reach: int) -> Tensor:
+    """A DVF (1, 3, D, H, W) in voxels that brings ``moved`` onto ``fixed``, by nodes ``node`` voxels apart.
+
+    fixed, moved : (1, 1, D, H, W)
+    region : (D, H, W), True for voxels that count; around their nodes the field goes on as it is at the border
+    reach : steps, of ``node`` voxels each, that are tried along each axis in either direction
+
+    Raises ValueError for a region without a voxel.
+    """
+    counted = F.avg_pool3d(region[None, None].to(fixed), node)
+    if not counted.any():
+        raise ValueError("the region has no voxel to search in")
+    box = _box_of(counted[0, 0] > 0)
+    count = counted[:, :, *box]
+    ours = F.avg_pool3d(mind_ssc(fixed) * region.to(fixed), node)[:, :, *box] / count.clamp_min(1e-3)
+    theirs = F.pad(F.avg_pool3d(mind_ssc(moved), node), [reach] * 6, mode="replicate")
+    theirs = theirs[:, :, *(slice(own.start, own.stop + 2 * reach) for own in box)]
+    cost = _costs(ours, theirs, count, reach)
+    axis = torch.arange(-reach, reach + 1, dtype=ours.dtype, device=ours.device)
+    tried = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij")).flatten(1)
+    field = _means(tried[:, cost.argmin(0)].reshape(1, 3, *ours.shape[2:]))
+    for stiffness in _COUPLING:
+        far = stiffness * (tried[:, :, None] - field.reshape(3, 1, -1)).square().sum(0)
+        field = _means(tried[:, (cost + far).argmin(0)].reshape(1, 3, *ours.shape[2:]))
+    return _at_voxels(node * field, box, node, fixed.shape[2:])
+
+
+def _box_of(inside: Tensor) -> list[slice]:
+    """The box of the True nodes, and one more around it."""
+    places = inside.nonzero()
+    low, high = (places.amin(0) - 1).clamp_min(0).tolist(), (places.amax(0) + 2).tolist()
+    return [slice(a, min(b, n)) for a, b, n in zip(low, high, inside.shape, strict=True)]
+
+
+def _costs(fixed: Tensor, moving: Tensor, count: Tensor, reach: int) -> Tensor:
+    """(displacements, nodes): how unlike the descriptors are, averaged over the nodes around."""
+    d, h, w = fixed.shape[2:]
+    steps, costs = 2 * reach + 1, []
+    for z in range(steps):
+        for y in range(steps):
+            row = moving[0, :, z : z + d, y : y + h].unfold(-1, w, 1)  # (C, d, h, steps, w)
+            unlike = (row - fixed[0, :, :, :, None]).square().sum(0).movedim(2, 0) * count[0]
+            costs.append(_means(_means(unlike[:, None])))
+    return torch.cat(costs).flatten(1)
+
+
+def _means(volume: Tensor) -> Tensor:
+    """Means over a node and its neighbours."""
+    return F.avg_pool3d(volume, 3, stride=1, padding=1, count_include_pad=False)
+
+
+def _at_voxels(field: Tensor, box: list[slice], node: int, size: torch.Size) -> Tensor:
+    """The field of the nodes of a box at every voxel, linearly interpolated, constant beyond them."""
+    axes = []
+    for n, own, count in zip(size, box, field.shape[2:], strict=True):
+        voxels = torch.arange(n, dtype=field.dtype, device=field.device)
+        axes.append(2 * ((voxels - (node - 1) / 2) / node - own.start) / max(count - 1, 1) - 1)
+    grid = torch.stack(torch.meshgrid(*axes, indexing="ij")[::-1], dim=-1)[None]
+    return F.grid_sample(field, grid, padding_mode="border", align_corners=True)

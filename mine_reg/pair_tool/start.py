@@ -1,0 +1,175 @@
+"""Where a registration starts: several maps are tried, and mutual information of the images themselves decides.
+
+A start is an affine map in mm, from fixed to moving points, through which the networks see the moving image. Headers
+may be wrong, lungs cut off, and the networks' answer to what they have not been trained on worse than none; so the
+header, the centres, boxes and tops of what is brought together, and the bodies, are each tried with both networks,
+with DeformNet alone and without any, and the best is taken. None is ever worse than the header alone, by that measure.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+from scipy.stats import entropy
+from torch import Tensor
+
+from mine_reg.images.geometry import voxels_to_points
+from mine_reg.models import DeformNet
+from mine_reg.pair_tool.inputs import BODY, Images, inside, shown_there
+from mine_reg.pair_tool.working_grid import scaled
+from mine_reg.registration import Registration, halved, predict_fine
+from mine_reg.spatial import resample, upsample
+
+_SAME_MM = 8.0  # starts nearer to each other than this are one
+_AROUND_MM = 8.0  # of the fixed region: where images are compared, so that its border counts
+_LEAST_OVERLAP = 0.3  # of the fixed region that the moving image must show
+_BINS = 48
+_GAIN = 1.002  # of the measure, for which the finer and the more complicated answer is taken
+_PASSES_OF_THE_COARSE = 2  # of the coarse DeformNet on the fine grid
+
+
+@dataclass
+class Start:
+    """An affine map x -> x + shift, in mm, and what it is made from."""
+
+    name: str
+    shift: np.ndarray
+
+    def transform(self) -> sitk.Transform:
+        return sitk.TranslationTransform(3, self.shift.tolist())
+
+
+@dataclass
+class Answer:
+    """theta (1, 3, 4) and DVF (1, 3, d, h, w) in voxels of the working grid, after a start; and how good it is.
+
+    agreement : see `Comparison`
+    overlap : share of the fixed region that the moving image shows
+    by : ``header``, ``networks`` or ``deformnet``
+    """
+
+    start: Start
+    theta: Tensor
+    dvf: Tensor
+    agreement: float
+    overlap: float
+    by: str
+    tried: list[dict] = field(default_factory=list)
+
+
+def candidate_starts(images: Images) -> list[Start]:
+    """The header, and shifts that bring regions or bodies together, without those that are nearly the same."""
+    pairs = [("body", images.bodies)]
+    if BODY not in images.kinds.values():
+        pairs.insert(0, ("region", images.regions))
+    starts = [Start("header", np.zeros(3))]
+    for what, masks in pairs:
+        places = {role: _places(mask) for role, mask in masks.items()}
+        for place in places["fixed"] if what == "region" else ("centre",):
+            shift = places["moving"][place] - places["fixed"][place]
+            if all(np.linalg.norm(shift - known.shift) > _SAME_MM for known in starts):
+                starts.append(Start(f"{place} of the {'bodies' if what == 'body' else 'regions'}", shift))
+    return starts
+
+
+def _places(mask: sitk.Image) -> dict[str, np.ndarray]:
+    """Points (3,) in LPS mm: the centre of mass, the middle of the box, and the middle of its upper and lower end."""
+    voxels = np.argwhere(sitk.GetArrayViewFromImage(mask) > 0)
+    points = voxels_to_points(voxels, mask).numpy()
+    low, high = points.min(0), points.max(0)
+    middle = (low + high) / 2
+    return {
+        "centre": points.mean(0),
+        "box": middle,
+        "top": np.array([*middle[:2], high[2]]),
+        "bottom": np.array([*middle[:2], low[2]]),
+    }
+
+
+class Comparison:
+    """How well a map makes the images agree: mutual information near the fixed region, where both show anything, as a
+    share of the smaller entropy: 0 for unrelated images, 1 for one that is a function of the other.
+
+    coarse : on every other voxel of the working grid
+    """
+
+    def __init__(self, images: Images, fixed: Tensor, coarse: bool):
+        self.images, self.fixed, self.coarse = images, fixed, coarse
+        near = inside(images.regions["fixed"], images.grid, _AROUND_MM)
+        shown = shown_there(images.shown["fixed"], images.grid)
+        self.region = torch.from_numpy(self._thin(near & shown)).to(fixed.device)
+
+    def _thin(self, volume: np.ndarray) -> np.ndarray:
+        return volume[::2, ::2, ::2] if self.coarse else volume
+
+    def shown(self, start: Start) -> Tensor:
+        """Where the moving image shows anything after a start, float (1, 1, D, H, W)."""
+        seen = self._thin(shown_there(self.images.shown["moving"], self.images.grid, start.transform()))
+        return torch.from_numpy(np.ascontiguousarray(seen, np.float32)).to(self.fixed)[None, None]
+
+    def __call__(self, moving: Tensor, shown: Tensor, theta: Tensor, dvf: Tensor | None) -> tuple[float, float]:
+        """Agreement and overlap for the moving image (1, 1, D, H, W) after the start; the DVF is in this grid's
+        voxels."""
+        both = (resample(shown, theta, dvf)[0, 0] > 0.99) & self.region
+        overlap = float(both.sum() / self.region.sum().clamp_min(1))
+        if overlap < _LEAST_OVERLAP:
+            return 0.0, overlap
+        moved = resample(moving, theta, dvf)[0, 0][both]
+        return normalised_information(self.fixed[0, 0][both].cpu().numpy(), moved.cpu().numpy()), overlap
+
+
+def normalised_information(fixed: np.ndarray, moving: np.ndarray) -> float:
+    """I / min(H, H) of two lists of values in [0, 1], from their joint histogram."""
+    joint, _, _ = np.histogram2d(fixed, moving, bins=_BINS, range=[[0, 1], [0, 1]])
+    own, other = entropy(joint.sum(1)), entropy(joint.sum(0))
+    return float((own + other - entropy(joint.ravel())) / max(min(own, other), 1e-6))
+
+
+@torch.inference_mode()
+def best_start(images: Images, registration: Registration, fine: DeformNet | None, device: str) -> Answer:
+    """The best of all starts, with both networks, with DeformNet alone or without any, and completed on the fine grid
+    where that helps."""
+    fixed = scaled(images.seen["fixed"], images.grid)[None].to(device)
+    coarse = Comparison(images, halved(fixed), coarse=True)
+    answers = []
+    for start in candidate_starts(images):
+        moving = scaled(images.seen["moving"], images.grid, start.transform())[None].to(device)
+        answers += _on_coarse_grid(registration, coarse, halved(moving), start)
+    best = max(answers, key=lambda answer: answer.agreement)
+    best = _on_fine_grid(fine or registration.deformnet, fine is not None, images, fixed, best)
+    best.tried = [
+        {"start": a.start.name, "by": a.by, "agreement": round(a.agreement, 4), "overlap": round(a.overlap, 3)}
+        for a in answers
+    ]
+    return best
+
+
+def _on_coarse_grid(registration: Registration, compare: Comparison, moving: Tensor, start: Start) -> list[Answer]:
+    fixed, shown = compare.fixed, compare.shown(start)
+    still = torch.eye(3, 4, dtype=fixed.dtype, device=fixed.device)[None]
+    none = fixed.new_zeros(1, 3, *fixed.shape[2:])
+    found = [Answer(start, still, none, *compare(moving, shown, still, None), "header")]
+    for theta, by in ((registration.affinenet.predict(fixed, moving), "networks"), (still, "deformnet")):
+        dvf = registration.deformnet.predict(fixed, moving, theta)
+        found.append(Answer(start, theta, 2 * dvf, *compare(moving, shown, theta, dvf), by))
+    return found
+
+
+def _on_fine_grid(network: DeformNet, trained: bool, images: Images, fixed: Tensor, answer: Answer) -> Answer:
+    """The answer with what DeformNet adds on the fine grid, or without where that does not make images agree better;
+    without any networks where even that is better."""
+    size, compare = fixed.shape[2:], Comparison(images, fixed, coarse=False)
+    moving = scaled(images.seen["moving"], images.grid, answer.start.transform())[None].to(fixed.device)
+    shown, still = compare.shown(answer.start), torch.eye(3, 4, dtype=fixed.dtype, device=fixed.device)[None]
+    dvf = predict_fine(network, fixed, moving, answer.theta, answer.dvf, None if trained else _PASSES_OF_THE_COARSE)
+    best = None
+    for theta, own, by in (
+        (still, torch.zeros_like(answer.dvf), "header"),
+        (answer.theta, answer.dvf, answer.by),
+        (answer.theta, dvf, answer.by),
+    ):
+        agreement, overlap = compare(moving, shown, theta, own)
+        if best is None or agreement > _GAIN * best.agreement:
+            best = Answer(answer.start, theta, upsample(own, size), agreement, overlap, by)
+    return best

@@ -1,0 +1,42 @@
+"""Whether a registration can be believed, from what can be known without the truth."""
+
+TRUSTED, DOUBTFUL, FAILED = VERDICTS = ("trusted", "doubtful", "failed")
+
+# what doubts rest on, chosen on pairs of known truth, many of them made to fail: benchmarks/verdict.py
+_INCONSISTENCY_MM = (4.0, 10.0)  # median within the region: doubtful, failed
+_AGREEMENT = (0.36, 0.18)  # share of mutual information in the entropy: doubtful, failed
+_LUNG_OVERLAP = (0.85, 0.70)  # DSC of the regions where both images show something: doubtful, failed
+_FOLDING_PERCENT = (0.1, 1.0)
+_OVERLAP = (0.5, 0.3)  # share of the fixed region that the moving image shows
+_START_MM = 30.0  # a shift that is worth a word
+
+
+def verdict(report: dict) -> tuple[str, list[str]]:
+    """One of VERDICTS, and the sentences why; none for a result that nothing speaks against.
+
+    report : ``inconsistency_mm``, ``agreement``, ``region_dsc`` (None where the regions are not of one kind),
+        ``folding_percent``, ``overlap``, ``start_mm``, ``mutual_information_before`` and ``_after``
+    """
+    found = [
+        _above(report["inconsistency_mm"], _INCONSISTENCY_MM, "forward and backward registration differ by {:.1f} mm"),
+        _above(report["folding_percent"], _FOLDING_PERCENT, "the transform folds space at {:.2f} % of the voxels"),
+        _below(report["agreement"], _AGREEMENT, "the registered images agree in {:.2f} of their information only"),
+        _below(report["overlap"], _OVERLAP, "the moving image shows only {:.2f} of the region to be registered"),
+    ]
+    if report["region_dsc"] is not None:
+        found.append(_below(report["region_dsc"], _LUNG_OVERLAP, "the registered lungs overlap with a DSC of {:.2f}"))
+    if report["mutual_information_after"] < report["mutual_information_before"]:
+        found.append((1, "mutual information did not rise; look at the result before you use it"))
+    worst = max((level for level, _ in found), default=0)
+    sentences = [sentence for level, sentence in found if level]
+    if sum(v * v for v in report["start_mm"]) ** 0.5 > _START_MM:
+        sentences.append(f"the images lay far apart, so the moving one was first shifted by {report['start_mm']} mm")
+    return VERDICTS[worst], sentences
+
+
+def _above(value: float, limits: tuple[float, float], sentence: str) -> tuple[int, str]:
+    return (value > limits[0]) + (value > limits[1]), sentence.format(value)
+
+
+def _below(value: float, limits: tuple[float, float], sentence: str) -> tuple[int, str]:
+    return (value < limits[0]) + (value < limits[1]), sentence.format(value)
