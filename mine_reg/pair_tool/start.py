@@ -46,7 +46,7 @@ class Answer:
 
     agreement : see `Comparison`
     overlap : share of the fixed region that the moving image shows
-    by : ``header``, ``networks`` or ``deformnet``
+    by : what it is from beside the start: ``none``, ``networks`` (both) or ``deformnet`` (alone)
     """
 
     start: Start
@@ -103,6 +103,12 @@ class Comparison:
     def _thin(self, volume: np.ndarray) -> np.ndarray:
         return volume[::2, ::2, ::2] if self.coarse else volume
 
+    def moving(self, start: Start) -> Tensor:
+        """The moving image (1, 1, D, H, W) on the working grid after a start."""
+        grid = self.images.grid
+        moving = scaled(self.images.seen["moving"], grid, start.transform())[None].to(self.fixed.device)
+        return halved(moving) if self.coarse else moving
+
     def shown(self, start: Start) -> Tensor:
         """Where the moving image shows anything after a start, float (1, 1, D, H, W)."""
         seen = self._thin(shown_there(self.images.shown["moving"], self.images.grid, start.transform()))
@@ -134,10 +140,13 @@ def best_start(images: Images, registration: Registration, fine: DeformNet | Non
     coarse = Comparison(images, halved(fixed), coarse=True)
     answers = []
     for start in candidate_starts(images):
-        moving = scaled(images.seen["moving"], images.grid, start.transform())[None].to(device)
-        answers += _on_coarse_grid(registration, coarse, halved(moving), start)
+        answers += _on_coarse_grid(registration, coarse, start)
     best = max(answers, key=lambda answer: answer.agreement)
-    best = _on_fine_grid(fine or registration.deformnet, fine is not None, images, fixed, best)
+    network, passes = (fine, None) if fine is not None else (registration.deformnet, _PASSES_OF_THE_COARSE)
+    compare = Comparison(images, fixed, coarse=False)
+    best = _on_fine_grid(network, passes, compare, best)
+    if best.start.shift.any():  # on the fine grid, too, nothing worse than the header is taken
+        best = max(best, _alone(compare, Start("header", np.zeros(3))), key=lambda answer: answer.agreement)
     best.tried = [
         {"start": a.start.name, "by": a.by, "agreement": round(a.agreement, 4), "overlap": round(a.overlap, 3)}
         for a in answers
@@ -145,31 +154,34 @@ def best_start(images: Images, registration: Registration, fine: DeformNet | Non
     return best
 
 
-def _on_coarse_grid(registration: Registration, compare: Comparison, moving: Tensor, start: Start) -> list[Answer]:
-    fixed, shown = compare.fixed, compare.shown(start)
+def _on_coarse_grid(registration: Registration, compare: Comparison, start: Start) -> list[Answer]:
+    fixed, moving, shown = compare.fixed, compare.moving(start), compare.shown(start)
     still = torch.eye(3, 4, dtype=fixed.dtype, device=fixed.device)[None]
     none = fixed.new_zeros(1, 3, *fixed.shape[2:])
-    found = [Answer(start, still, none, *compare(moving, shown, still, None), "header")]
+    found = [Answer(start, still, none, *compare(moving, shown, still, None), "none")]
     for theta, by in ((registration.affinenet.predict(fixed, moving), "networks"), (still, "deformnet")):
         dvf = registration.deformnet.predict(fixed, moving, theta)
         found.append(Answer(start, theta, 2 * dvf, *compare(moving, shown, theta, dvf), by))
     return found
 
 
-def _on_fine_grid(network: DeformNet, trained: bool, images: Images, fixed: Tensor, answer: Answer) -> Answer:
+def _alone(compare: Comparison, start: Start) -> Answer:
+    """A start without any network, on the fine grid."""
+    fixed, moving = compare.fixed, compare.moving(start)
+    still = torch.eye(3, 4, dtype=fixed.dtype, device=fixed.device)[None]
+    none = fixed.new_zeros(1, 3, *fixed.shape[2:])
+    return Answer(start, still, none, *compare(moving, compare.shown(start), still, None), "none")
+
+
+def _on_fine_grid(network: DeformNet, passes: int | None, compare: Comparison, answer: Answer) -> Answer:
     """The answer with what DeformNet adds on the fine grid, or without where that does not make images agree better;
-    without any networks where even that is better."""
-    size, compare = fixed.shape[2:], Comparison(images, fixed, coarse=False)
-    moving = scaled(images.seen["moving"], images.grid, answer.start.transform())[None].to(fixed.device)
-    shown, still = compare.shown(answer.start), torch.eye(3, 4, dtype=fixed.dtype, device=fixed.device)[None]
-    dvf = predict_fine(network, fixed, moving, answer.theta, answer.dvf, None if trained else _PASSES_OF_THE_COARSE)
-    best = None
-    for theta, own, by in (
-        (still, torch.zeros_like(answer.dvf), "header"),
-        (answer.theta, answer.dvf, answer.by),
-        (answer.theta, dvf, answer.by),
-    ):
-        agreement, overlap = compare(moving, shown, theta, own)
-        if best is None or agreement > _GAIN * best.agreement:
-            best = Answer(answer.start, theta, upsample(own, size), agreement, overlap, by)
+    the start alone where even that is better."""
+    fixed, moving, shown = compare.fixed, compare.moving(answer.start), compare.shown(answer.start)
+    dvf = predict_fine(network, fixed, moving, answer.theta, answer.dvf, passes)
+    best = _alone(compare, answer.start)
+    for own in (answer.dvf, dvf):
+        agreement, overlap = compare(moving, shown, answer.theta, own)
+        if agreement > _GAIN * best.agreement:
+            own = upsample(own, fixed.shape[2:])
+            best = Answer(answer.start, answer.theta, own, agreement, overlap, answer.by)
     return best
