@@ -8,6 +8,7 @@ from mine_reg.images.ct import AIR_HU
 
 _AIR = -900.0  # HU; what is filled with less reads as air anyway
 _LEAST = 0.01  # of the voxels
+_SHARE = 0.1  # of the voxels above air at the border; of tissue, one value makes up one or two percent
 
 
 def without_padding(image: sitk.Image) -> tuple[sitk.Image, sitk.Image, float | None]:
@@ -41,8 +42,9 @@ def without_padding(image: sitk.Image) -> tuple[sitk.Image, sitk.Image, float | 
 
 
 def _most_common(values: np.ndarray) -> float | None:
-    """The most common value above air, None when it is rare."""
-    values, counts = np.unique(values[values > _AIR], return_counts=True)
-    if not len(values) or counts.max() < 100:
+    """The most common value above air, None when it is no more common than a value of tissue."""
+    values = values[values > _AIR]
+    if not len(values):
         return None
-    return float(values[counts.argmax()])
+    found, counts = np.unique(values, return_counts=True)
+    return float(found[counts.argmax()]) if counts.max() > _SHARE * len(values) else None
