@@ -76,9 +76,8 @@ def test_padding_becomes_air_and_nothing_else_does(scan, shape, value):
 
 def unpadded(image):
     bare, shown, found = without_padding(image)
-    assert found is None and (sitk.GetArrayViewFromImage(shown) == 1).all()
+    assert found is None and shown is None
     np.testing.assert_array_equal(sitk.GetArrayViewFromImage(bare), sitk.GetArrayViewFromImage(image))
-    assert shown.GetSize() == image.GetSize() and shown.GetOrigin() == image.GetOrigin()
 
 
 def test_a_phantom_has_none_for_its_air_is_air(scan):

@@ -11,26 +11,24 @@ _LEAST = 0.01  # of the voxels
 _SHARE = 0.1  # of the voxels above air at the border; of tissue, one value makes up one or two percent
 
 
-def without_padding(image: sitk.Image) -> tuple[sitk.Image, sitk.Image, float | None]:
+def without_padding(image: sitk.Image) -> tuple[sitk.Image, sitk.Image | None, float | None]:
     """A CT in HU with air where it was padded with something denser; 1 where it shows anything, else 0, float32; and
-    the value it was padded with, None where it was not.
+    the value it was padded with. The image itself, None and None where it was not.
 
     Padding is one and the same value in a component that touches the border and is at least 1 % of the voxels: no
     tissue is as even as that.
     """
     array = sitk.GetArrayViewFromImage(image)
-    shown = sitk.Image(image.GetSize(), sitk.sitkFloat32) + 1.0
-    shown.CopyInformation(image)
     value = _most_common(np.concatenate([np.moveaxis(array, axis, 0)[end].ravel() for axis in range(3)
                                          for end in (0, -1)]))  # fmt: skip
     if value is None:
-        return image, shown, None
+        return image, None, None
     components, count = label(array == value)
     sizes = np.bincount(components.ravel(), minlength=count + 1)
     ends = {int(c) for axis in range(3) for end in (0, -1) for c in np.unique(np.moveaxis(components, axis, 0)[end])}
     padding = [c for c in ends - {0} if sizes[c] >= _LEAST * array.size]
     if not padding:
-        return image, shown, None
+        return image, None, None
     padded = np.isin(components, padding)
     bare = np.where(padded, np.float32(AIR_HU), array)
     images = []

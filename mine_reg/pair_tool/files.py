@@ -45,7 +45,7 @@ ALL_FILES = (MOVED, FIELD, ITK_FILE, ANTS_AFFINE, ANTS_WARP, ANTS_INVERSE_WARP, 
 ALL_FILES += (PICTURE, INCONSISTENCY)
 FURTHER = ("fixed_mask", "moving_mask", "fixed_points", "moving_points")  # columns of a manifest beside the images
 DECIDING = ("models.py", "losses.py", "spatial.py", "registration.py", "images", "pair_tool")  # code of a registration
-DECIDING += ("training/weights.py", "training/similarity.py")
+DECIDING += ("training/weights.py", "training/similarity.py", "training/self_similarity.py")
 _FEW_LABELS = 64
 
 

@@ -99,7 +99,7 @@ def _read(given: Image, name: str) -> _One:
     bare, shown, padding = without_padding(image)
     thin = thinned(bare)
     with_padding = thin if padding is None else thinned(image)
-    shown = sitk.Cast(thinned(shown) > 0.99, sitk.sitkUInt8)
+    shown = sitk.Cast(thin > -np.inf if shown is None else thinned(shown) > 0.99, sitk.sitkUInt8)
     lungs = _lungs(thin)
     may_be_raw = lungs is None and sitk.GetArrayViewFromImage(with_padding).min() >= 0
     raw = _lungs(with_padding - OFFSET) if may_be_raw else None
