@@ -2,8 +2,9 @@
 
 A start is an affine map in mm, from fixed to moving points, through which the networks see the moving image. Headers
 may be wrong, lungs cut off, and the networks' answer to what they have not been trained on worse than none; so the
-header, the centres, boxes and tops of what is brought together, and the bodies, are each tried with both networks,
-with DeformNet alone and without any, and the best is taken. None is ever worse than the header alone, by that measure.
+header, the centres, boxes and ends of what is brought together, and the bodies, are compared; the best two are tried
+with both networks and with DeformNet alone, and the best of all is taken. By that measure it is never worse than the
+header alone.
 """
 
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ _SAME_MM = 8.0  # starts nearer to each other than this are one
 _AROUND_MM = 8.0  # of the fixed region: where images are compared, so that its border counts
 _LEAST_OVERLAP = 0.3  # of the fixed region that the moving image must show
 _BINS = 48
+_WITH_NETWORKS = 2  # starts, the best without them, that are tried with networks
 _GAIN = 1.002  # of the measure, for which the finer and the more complicated answer is taken
 _PASSES_OF_THE_COARSE = 2  # of the coarse DeformNet on the fine grid
 
@@ -138,9 +140,10 @@ def best_start(images: Images, registration: Registration, fine: DeformNet | Non
     where that helps."""
     fixed = scaled(images.seen["fixed"], images.grid)[None].to(device)
     coarse = Comparison(images, halved(fixed), coarse=True)
-    answers = []
-    for start in candidate_starts(images):
-        answers += _on_coarse_grid(registration, coarse, start)
+    answers = [_alone(coarse, start) for start in candidate_starts(images)]
+    promising = sorted(answers, key=lambda answer: answer.agreement, reverse=True)[:_WITH_NETWORKS]
+    for answer in promising:
+        answers += _with_networks(registration, coarse, answer.start)
     best = max(answers, key=lambda answer: answer.agreement)
     network, passes = (fine, None) if fine is not None else (registration.deformnet, _PASSES_OF_THE_COARSE)
     compare = Comparison(images, fixed, coarse=False)
@@ -154,11 +157,10 @@ def best_start(images: Images, registration: Registration, fine: DeformNet | Non
     return best
 
 
-def _on_coarse_grid(registration: Registration, compare: Comparison, start: Start) -> list[Answer]:
+def _with_networks(registration: Registration, compare: Comparison, start: Start) -> list[Answer]:
+    """A start with both networks, and with DeformNet alone, on the coarse grid."""
     fixed, moving, shown = compare.fixed, compare.moving(start), compare.shown(start)
-    still = torch.eye(3, 4, dtype=fixed.dtype, device=fixed.device)[None]
-    none = fixed.new_zeros(1, 3, *fixed.shape[2:])
-    found = [Answer(start, still, none, *compare(moving, shown, still, None), "none")]
+    still, found = torch.eye(3, 4, dtype=fixed.dtype, device=fixed.device)[None], []
     for theta, by in ((registration.affinenet.predict(fixed, moving), "networks"), (still, "deformnet")):
         dvf = registration.deformnet.predict(fixed, moving, theta)
         found.append(Answer(start, theta, 2 * dvf, *compare(moving, shown, theta, dvf), by))
@@ -166,7 +168,7 @@ def _on_coarse_grid(registration: Registration, compare: Comparison, start: Star
 
 
 def _alone(compare: Comparison, start: Start) -> Answer:
-    """A start without any network, on the fine grid."""
+    """A start without any network."""
     fixed, moving = compare.fixed, compare.moving(start)
     still = torch.eye(3, 4, dtype=fixed.dtype, device=fixed.device)[None]
     none = fixed.new_zeros(1, 3, *fixed.shape[2:])
