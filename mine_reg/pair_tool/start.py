@@ -119,12 +119,12 @@ class Comparison:
     def __call__(self, moving: Tensor, shown: Tensor, theta: Tensor, dvf: Tensor | None) -> tuple[float, float]:
         """Agreement and overlap for the moving image (1, 1, D, H, W) after the start; the DVF is in this grid's
         voxels."""
-        both = (resample(shown, theta, dvf)[0, 0] > 0.99) & self.region
+        moved, seen = resample(torch.cat([moving, shown], dim=1), theta, dvf)[0]
+        both = (seen > 0.99) & self.region
         overlap = float(both.sum() / self.region.sum().clamp_min(1))
         if overlap < _LEAST_OVERLAP:
             return 0.0, overlap
-        moved = resample(moving, theta, dvf)[0, 0][both]
-        return normalised_information(self.fixed[0, 0][both].cpu().numpy(), moved.cpu().numpy()), overlap
+        return normalised_information(self.fixed[0, 0][both].cpu().numpy(), moved[both].cpu().numpy()), overlap
 
 
 def normalised_information(fixed: np.ndarray, moving: np.ndarray) -> float:
