@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import SimpleITK as sitk
-from known_networks import SIZE, SPACING, known_weights, turned
+from known_networks import SIZE, SPACING, turned
 from typer.testing import CliRunner
 
 from mine_reg.cli import app
@@ -15,19 +15,9 @@ from mine_reg.images.geometry import to_image
 from mine_reg.pair_tool.register import register
 from mine_reg.pair_tool.report import evaluate
 from mine_reg.pairs.check import check_manifest
-from mine_reg.synthetic.phantom import grid_origin, make_pair
+from mine_reg.synthetic.phantom import grid_origin
 
 ROLES = ("fixed", "moving")
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    return known_weights(tmp_path_factory.mktemp("weights"))
-
-
-@pytest.fixture(scope="module")
-def pair():
-    return make_pair(SIZE, SPACING, 3)
 
 
 def images_of(pair, spacing=SPACING, change=lambda hu, lung: hu):
@@ -82,8 +72,10 @@ def test_where_no_lungs_are_found_masks_are_asked_for_and_then_drive_it(pair, sc
     assert not about_lungs(report) and 0 < report["region_dsc"] <= 1
     assert report["dsc_after"] >= report["dsc_before"]
     assert report["mutual_information_after"] >= report["mutual_information_before"] > 0
-    # much better where the networks know what they see; else hardly worse than nothing
-    assert report["tre_mm_after"] < (1.1 if scan is cropped else 0.6) * report["tre_mm_before"]
+    # never worse than nothing; much better where the networks know what they see
+    assert report["tre_mm_after"] <= report["tre_mm_before"]
+    if scan is not cropped:
+        assert report["tre_mm_after"] < 0.6 * report["tre_mm_before"]
 
 
 def test_refinement_goes_on_within_the_mask(pair):

@@ -194,3 +194,19 @@ def test_trained_networks_are_used_where_they_help_and_far_headers_do_not_matter
     distance = np.linalg.norm(points["fixed_points"] + shift - points["moving_points"], axis=1).mean()
     assert report["tre_mm_after"] < min(3, 0.5 * distance)
     assert any("the images lay far apart" in sentence for sentence in report["warnings"])
+
+
+def test_a_mask_of_something_small_leaves_its_surroundings_on_the_grid(pair):
+    """A mask need not mark lungs: a nodule of one centimetre is seen with nine centimetres around it."""
+    fixed, moving = turned(pair.fixed), turned(pair.moving)
+    nodule = sitk.Image(fixed.GetSize(), sitk.sitkUInt8)
+    nodule.CopyInformation(fixed)
+    nodule[27:29, 27:29, 27:29] = 1
+    result = mine_reg.register(fixed, moving, device="cpu", fixed_mask=nodule)
+    width = result.report["working_spacing_mm"] * (result.report["working_size"][0] - 1)
+    assert result.report["region"] == "mask" and 90 < width < 110
+    assert np.isfinite(result.report["inconsistency_mm"]) and result.report["verdict"] in (
+        "trusted",
+        "doubtful",
+        "failed",
+    )

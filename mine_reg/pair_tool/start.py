@@ -27,7 +27,8 @@ _AROUND_MM = 8.0  # of the fixed region: where images are compared, so that its 
 _LEAST_OVERLAP = 0.3  # of the fixed region that the moving image must show
 _BINS = 48
 _WITH_NETWORKS = 2  # starts, the best without them, that are tried with networks
-_GAIN = 1.002  # of the measure, for which the finer and the more complicated answer is taken
+_GAIN = 1.002  # of the measure, for which the finer answer is taken
+_CLEAR_GAIN = 1.1  # for which networks are believed at all: on cropped scans they gained less and were wrong
 _PASSES_OF_THE_COARSE = 2  # of the coarse DeformNet on the fine grid
 
 
@@ -144,7 +145,7 @@ def best_start(images: Images, registration: Registration, fine: DeformNet | Non
     promising = sorted(answers, key=lambda answer: answer.agreement, reverse=True)[:_WITH_NETWORKS]
     for answer in promising:
         answers += _with_networks(registration, coarse, answer.start)
-    best = max(answers, key=lambda answer: answer.agreement)
+    best = max(answers, key=lambda answer: answer.agreement / (1 if answer.by == "none" else _CLEAR_GAIN))
     network, passes = (fine, None) if fine is not None else (registration.deformnet, _PASSES_OF_THE_COARSE)
     compare = Comparison(images, fixed, coarse=False)
     best = _on_fine_grid(network, passes, compare, best)
@@ -180,10 +181,11 @@ def _on_fine_grid(network: DeformNet, passes: int | None, compare: Comparison, a
     the start alone where even that is better."""
     fixed, moving, shown = compare.fixed, compare.moving(answer.start), compare.shown(answer.start)
     dvf = predict_fine(network, fixed, moving, answer.theta, answer.dvf, passes)
-    best = _alone(compare, answer.start)
+    best, least = _alone(compare, answer.start), _CLEAR_GAIN
     for own in (answer.dvf, dvf):
         agreement, overlap = compare(moving, shown, answer.theta, own)
-        if agreement > _GAIN * best.agreement:
+        if agreement > least * best.agreement:
+            least = _GAIN
             own = upsample(own, fixed.shape[2:])
             best = Answer(answer.start, answer.theta, own, agreement, overlap, answer.by)
     return best

@@ -15,6 +15,7 @@ _BLOCK_MM = 2.0  # at most; voxels of the working grid are at least 2.5 mm wide
 _LUNGS_MM = 4.0  # voxels on which lungs are looked for
 _SIZE = 64  # voxels along an axis of the coarse working grid, as in training
 _SPACING_MM = 5.0  # of the coarse grid, as in training; larger for lungs that would not fit
+_SMALLEST_MM = 1.5  # of the coarse grid: what is around a small region must be seen, too
 _MARGIN_MM = 20.0  # between the lungs of the fixed image and the border of the grid, at least
 _TAPER_MM = 15.0  # at the border of the working grid the field fades, so that it does not end in a step
 
@@ -61,7 +62,7 @@ def working_grid(region: sitk.Image, shrinking: bool = False) -> sitk.Image:
     low, high = (voxels_to_points(corner, region).numpy()[0] for corner in (voxels.min(0), voxels.max(0)))
     extent, width = (high - low).max(), (_SIZE - 1) * _SPACING_MM
     if shrinking and extent + 2 * _MARGIN_MM < width:
-        spacing = _SPACING_MM * extent / (width - 2 * _MARGIN_MM)
+        spacing = max(_SMALLEST_MM, _SPACING_MM * extent / (width - 2 * _MARGIN_MM))
     else:
         spacing = max(_SPACING_MM, (extent + 2 * _MARGIN_MM) / (_SIZE - 1))
     return centred_grid((low + high) / 2, [2 * _SIZE - 1] * 3, spacing / 2)
