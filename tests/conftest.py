@@ -11,11 +11,13 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"  # before torch: workers that all use all cores only wait for each other
 
 import pytest
+from known_networks import SIZE, SPACING, known_weights
 from ruamel.yaml import YAML
 
 from mine_reg.pairs.manifest import read_manifest
 from mine_reg.pairs.preprocess import preprocess
 from mine_reg.synthetic.pair_sets import make_phantom_pairs
+from mine_reg.synthetic.phantom import make_pair
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -131,3 +133,15 @@ def bare_environment(tmp_path) -> dict[str, str]:
         (tmp_path / "lacking" / name).mkdir(parents=True)
         (tmp_path / "lacking" / name / "__init__.py").write_text(f"raise ModuleNotFoundError('no {name} here')\n")
     return {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(tmp_path / "lacking")}
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory) -> Path:
+    """A file of networks that answer the same to anything, see `known_networks`."""
+    return known_weights(tmp_path_factory.mktemp("weights"))
+
+
+@pytest.fixture(scope="session")
+def pair():
+    """A phantom of the size of `known_networks`."""
+    return make_pair(SIZE, SPACING, 3)

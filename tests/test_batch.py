@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import SimpleITK as sitk
-from known_networks import SIZE, SPACING, known_weights, turned
+from known_networks import turned
 from typer.testing import CliRunner
 
 from mine_reg.cli import app
@@ -21,17 +21,6 @@ from mine_reg.pair_tool.register import register
 from mine_reg.pair_tool.verdict import VERDICTS
 from mine_reg.storage.results import MARK
 from mine_reg.storage.writing import BEGUN
-from mine_reg.synthetic.phantom import make_pair
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    return known_weights(tmp_path_factory.mktemp("weights"))
-
-
-@pytest.fixture(scope="module")
-def pair():
-    return make_pair(SIZE, SPACING, 3)
 
 
 def test_a_batch_goes_on_after_a_bad_pair_and_does_nothing_twice(pair, weights, tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import SimpleITK as sitk
 from collection_folders import DIRLAB, write_points
-from known_networks import SIZE, SPACING, known_weights
+from known_networks import SIZE, SPACING
 from scipy.ndimage import map_coordinates
 from typer.testing import CliRunner
 
@@ -17,19 +17,8 @@ from mine_reg.pair_tool import benchmark as module
 from mine_reg.pair_tool.published_results import PUBLISHED
 from mine_reg.pairs.collection_layouts import COLLECTIONS, Case
 from mine_reg.storage.results import MARK
-from mine_reg.synthetic.phantom import make_pair
 
 KINDS = {"landmarks": 20, "keypoints": 30}
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    return known_weights(tmp_path_factory.mktemp("weights"))
-
-
-@pytest.fixture(scope="module")
-def pair():
-    return make_pair(SIZE, SPACING, 3)
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import SimpleITK as sitk
 import torch
-from known_networks import DISPLACEMENT, SIZE, SPACING, known_weights, turned
+from known_networks import DISPLACEMENT, known_weights, turned
 from typer.testing import CliRunner
 
 import mine_reg
@@ -19,19 +19,7 @@ from mine_reg.pair_tool.files import register_files
 from mine_reg.pair_tool.inputs import read_images
 from mine_reg.pair_tool.register import register
 from mine_reg.pair_tool.verdict import VERDICTS
-from mine_reg.synthetic.phantom import make_pair
 from mine_reg.training.weights import load_weights_file
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    return known_weights(tmp_path_factory.mktemp("weights"))
-
-
-@pytest.fixture(scope="module")
-def pair():
-    return make_pair(SIZE, SPACING, 3)
-
 
 STRETCH = torch.tensor([[1.12, 0.08, 0.0], [0.0, 0.9, 0.05], [0.08, 0.0, 1.08]])
 STEP = DISPLACEMENT / 2
