@@ -28,15 +28,15 @@ _DIRLAB = (
     "TRE: the landmarks of the fixed scan (end of inspiration) are taken through the transform into the moving scan "
     "(expiration), and compared with the experts' landmarks there, in voxel indices times spacing. Snapped: what was "
     "reached is first rounded to whole voxels, on which the landmarks were placed; compare with published results that "
-    "were snapped, and the other column with those that were not. ± is the SD over the landmarks of a case, below over "
-    "the cases."
+    "were snapped, and the other column with those that were not. ± is the SD over the landmarks of a case, below "
+    "over the cases."
 )
 _LEARN2REG = (
     "TRE as the challenge's evaluation has it: points of the fixed scan through the transform, against those of the "
     "moving scan, in voxel indices times the moving scan's spacing, never rounded; before registration the indices "
     "themselves are compared, whatever the headers' origins. Manual landmarks (TRE_lm) and automatic keypoints "
-    "(TRE_kp) are told apart. ± is the SD over the points of a case, below over the cases; 30 % is the 30th percentile "
-    "over the cases, as the challenge reports it."
+    "(TRE_kp) are told apart. ± is the SD over the points of a case, below over the cases; 30 % is the 30th "
+    "percentile over the cases, as the challenge reports it."
 )
 _EMPIRE10 = (
     "EMPIRE10 keeps its landmarks secret, so what can be computed here is the overlap of its lung masks (DSC) and the "
