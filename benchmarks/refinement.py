@@ -16,13 +16,12 @@ import pandas as pd
 import torch
 from scipy.ndimage import distance_transform_edt
 
-from mine_reg.pair_tool.refine import refine
+from mine_reg.pair_tool.refine import NEAR_MM, refine
 from mine_reg.registration import halved, predict_on_two_grids
 from mine_reg.spatial import smooth, transform_points, upsample
 from mine_reg.synthetic.phantom import grid_origin, make_pair
 from mine_reg.training.weights import load_weights_file
 
-NEAR_MM = 15.0  # of the lungs, where refinement looks
 SEED = 987_003
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -1,19 +1,21 @@
 """The weights that come with the package: made from CTs by one command, and able to register."""
 
+from types import SimpleNamespace
+
 import pandas as pd
 import pytest
 import SimpleITK as sitk
 import torch
 
 from mine_reg.experiments.shipped_pairs import TensorPairs, make_pairs
-from mine_reg.experiments.train_shipped_weights import main
+from mine_reg.experiments.train_shipped_weights import main, new_training, training_settings
 from mine_reg.images.geometry import same_grid, to_image
 from mine_reg.pair_tool.register import register
 from mine_reg.pairs.manifest import read_scans
 from mine_reg.pairs.preprocessed import load_pair, read_pairs
 from mine_reg.storage.results import MARK
 from mine_reg.synthetic.phantom import grid_origin, make_pair
-from mine_reg.training.weights import load_weights_file
+from mine_reg.training.weights import load_weights_file, save_network
 
 pytestmark = pytest.mark.slow
 SIZE, SPACING = (64, 64, 64), 5.0
@@ -71,12 +73,33 @@ def test_weights_are_made_from_scans_and_register_a_pair(call, tmp_path):
 
 def test_minutes_bound_the_training(call, tmp_path):
     """Every network trains for at least an epoch, and the time that is left decides how many."""
-    call("--leave-out", "s2", "--phantoms", "2", "--simulated", "2", "--minutes", "0.5", "--commit", "abc")
+    few = ["--leave-out", "s2", "--phantoms", "2", "--simulated", "2", "--minutes", "0.5", "--commit", "abc"]
+    call(*few, "--start-from", "mine_reg/shipped_weights")
     _, fine, _, provenance = load_weights_file(tmp_path / "shipped/midiceregnet.safetensors")
+    assert provenance["starts_from"] == load_weights_file("midiceregnet").provenance
     assert fine is not None and provenance["code"] == "abc" and provenance["command"]["minutes"] == 0.5
     log = (tmp_path / "work/midiceregnet.log").read_text(encoding="utf-8")
     assert [log.count(f"{network}: done after") for network in ("affinenet", "deformnet", "fine")] == [1, 1, 1]
     assert "val_tre_mm" in log
+
+
+@pytest.mark.parametrize("network", ["affinenet", "deformnet", "fine"])
+def test_training_starts_from_the_weights_that_are_given(network, tmp_path):
+    """The new training holds the earlier network's weights, and the T that came with them."""
+    shipped = load_weights_file("midiceregnet")
+    arguments = SimpleNamespace(seed=7, region_mm=5.0)
+    cfg = training_settings(network, "midiceregnet", arguments, 1)
+    folders = {name: tmp_path / name for name in ("affinenet", "deformnet")}
+    parts = {"affinenet": shipped.registration.affinenet, "deformnet": shipped.registration.deformnet}
+    for name, folder in folders.items():
+        save_network(
+            parts[name], shipped.statistic, vars(training_settings(name, "midiceregnet", arguments, 1)), folder
+        )
+    module = new_training(network, cfg, folders, shipped)
+    for name, value in (parts | {"fine": shipped.fine})[network].state_dict().items():
+        assert torch.equal(module.network.state_dict()[name], value), name
+    for name, value in shipped.statistic.state_dict().items():
+        assert torch.equal(module.similarity.statistic.state_dict()[name], value), name
 
 
 def test_a_scan_to_leave_out_must_be_there(call, tmp_path, capsys):

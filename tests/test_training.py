@@ -12,7 +12,7 @@ import torch
 from mine_reg.models import AffineNet, StatisticNet
 from mine_reg.settings import settings
 from mine_reg.spatial import affine_points, compose_affine, grid_points
-from mine_reg.training.augmentation import DISTANCE, augment, random_affine, shift_and_flip
+from mine_reg.training.augmentation import DISTANCE, VOLUMES, augment, random_affine, shift_and_flip
 from mine_reg.training.datasets import PairDataset, folder_data
 from mine_reg.training.fit import fit
 from mine_reg.training.modules import AffineTraining, DeformTraining
@@ -267,15 +267,30 @@ def test_steps_with_gradients_that_are_not_finite_are_skipped_and_counted(pairs,
     assert all(torch.isfinite(value).all() for value in load_affinenet(tmp_path / "out").state_dict().values())
 
 
-def test_training_ends_early_when_validation_no_longer_improves(pairs, tmp_path):
-    train(
-        AffineTraining,
-        small("affinenet", epochs=8, patience=1, learning_rate=0.0, similarity="parzen"),
-        pairs,
-        tmp_path,
-    )
+@pytest.mark.parametrize("every", [1, 2])
+def test_training_ends_early_when_validation_no_longer_improves(pairs, tmp_path, every):
+    cfg = small("affinenet", epochs=8, validate_every=every, patience=1, learning_rate=0.0, statistic_learning_rate=0.0)
+    train(AffineTraining, cfg, pairs, tmp_path)
     curve = pd.read_csv(next((tmp_path / "curves").rglob("val/dsc.tsv")), sep="\t")
     assert len(curve) == 2  # the second validation was no better than the first
+
+
+def test_the_loss_that_chooses_the_model_does_not_depend_on_t(pairs):
+    """Two trainings with other T's, and the same network, come to the same loss; at the size that training sees."""
+    pair = folder_data(small("affinenet"), pairs).validation[0]
+    batch = {name: pair[name][None].float() for name in VOLUMES}
+    found = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        module = AffineTraining(small("affinenet", largest_size=8, region_mm=math.inf))
+        module.log_dict = lambda *_args, **_how: None
+        with torch.no_grad():
+            loss, similarity = module.comparable_loss(batch, torch.eye(3, 4)[None], None)
+        found.append((float(loss), float(similarity)))
+    (first, one_mine), (second, other_mine) = found
+    assert first == pytest.approx(second, rel=1e-5) and one_mine != other_mine
+    small_images = (module.network.averaged_down(batch[name]).flatten() for name in ("fixed", "moving"))
+    assert first == pytest.approx(float(module.parzen.information(*(x[None] for x in small_images))), rel=0.05)
 
 
 def test_training_may_be_limited_to_some_subjects(pairs):

@@ -5,7 +5,8 @@ python -m mine_reg.experiments.train_shipped_weights scans.csv --leave-out ricor
 
 scans.csv : as data_manifests/example_scans.csv. What is left out is never seen, and serves for the comparison in the
 README. MIRegNet and MIDiceRegNet are trained side by side, on a GPU where there is one; what they print is in the
-folder of ``--work``. An interrupted run goes on where it stopped; with ``--minutes`` it trains again.
+folder of ``--work``. An interrupted run goes on where it stopped; with ``--minutes`` it trains again. With
+``--start-from`` the networks of an earlier run go on learning.
 """
 
 import argparse
@@ -66,11 +67,12 @@ def train(network: str, loss: str, pairs: dict[str, Path], arguments: argparse.N
     data = training_data(cfg, pairs, "fine" if network == "fine" else "coarse", arguments.repeat_subjects)
     if math.isfinite(left):
         seconds = left * _PARTS[network]
-        epochs = affordable_epochs(new_training(network, cfg, folders), data, seconds - (time.monotonic() - began))
+        trial = new_training(network, cfg, folders, earlier(loss, arguments))
+        epochs = affordable_epochs(trial, data, seconds - (time.monotonic() - began))
         cfg = training_settings(network, loss, arguments, epochs)
         data.cfg, data.deadline = cfg, began + _LATE * seconds
         print(f"{network}: {seconds:.0f} s are enough for {cfg.epochs} epochs", flush=True)
-    module = new_training(network, cfg, folders)
+    module = new_training(network, cfg, folders, earlier(loss, arguments))
     fit(module, data, folders[network], arguments.work / "checkpoints" / folders[network].name)
     print(f"{network}: done after {time.monotonic() - began:.0f} s", flush=True)
     return folders[network]
@@ -91,14 +93,30 @@ def training_settings(network: str, loss: str, arguments: argparse.Namespace, ep
     )
 
 
-def new_training(network: str, cfg: SimpleNamespace, folders: dict[str, Path]) -> RegistrationTraining:
-    """folders : of the networks, of which those below ``network`` are trained"""
+def earlier(loss: str, arguments: argparse.Namespace) -> RegistrationWeights | None:
+    """What training starts from; None: new networks."""
+    return None if arguments.start_from is None else load_weights_file(arguments.start_from / f"{loss}.safetensors")
+
+
+def new_training(
+    network: str, cfg: SimpleNamespace, folders: dict[str, Path], first: RegistrationWeights | None
+) -> RegistrationTraining:
+    """folders : of the networks, of which those below ``network`` are trained
+    first : has the weights that ``network`` starts with
+    """
     if network == "affinenet":
-        return AffineTraining(cfg)
-    if network == "deformnet":
-        return DeformTraining(cfg, load_affinenet(folders["affinenet"]), load_statistic(folders["affinenet"]))
-    below = load_registration(folders["affinenet"], folders["deformnet"])
-    return FineTraining(cfg, below, load_statistic(folders["deformnet"]))
+        module = AffineTraining(cfg, first and first.statistic)
+        start = first and first.registration.affinenet
+    elif network == "deformnet":
+        module = DeformTraining(cfg, load_affinenet(folders["affinenet"]), load_statistic(folders["affinenet"]))
+        start = first and first.registration.deformnet
+    else:
+        below = load_registration(folders["affinenet"], folders["deformnet"])
+        module = FineTraining(cfg, below, load_statistic(folders["deformnet"]))
+        start = first and first.fine
+    if start is not None:
+        module.network.load_state_dict(start.state_dict())
+    return module
 
 
 class TimedData(PairData):
@@ -205,6 +223,8 @@ def make_weights(loss: str, pairs: dict[str, Path], scans: list[str], arguments:
             "code": arguments.commit or _commit(),
             "grids": GRIDS,
         }
+        if (first := earlier(loss, arguments)) is not None:
+            provenance["starts_from"] = first.provenance
         affinenet, deformnet = (train(network, loss, pairs, arguments) for network in NETWORKS[:2])
         if not path.is_file():
             save_weights_file(affinenet, deformnet, path, provenance)
@@ -241,6 +261,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--fine-epochs", type=int, default=4)
     parser.add_argument("--minutes", type=float, help="for everything; epochs follow from the time that a step takes")
     parser.add_argument("--region-mm", type=float, default=5.0, help="from the lungs, in which both DeformNets are led")
+    parser.add_argument("--start-from", type=Path, metavar="FOLDER", help="with the files of an earlier run")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--commit", help="of this code, where it is no checkout")
     parser.add_argument("--work", type=Path, default=root() / "scratch/shipped_weights", help="for what is finished")

@@ -16,6 +16,7 @@ from mine_reg.spatial import jacobian_determinant, sample_at, smooth, total_disp
 from mine_reg.training.self_similarity import mind_ssc
 from mine_reg.training.similarity import DESCRIPTORS, describe
 
+NEAR_MM = 2.5  # of the region, for ``region`` of `refine`: further out the wall, which slides, pulls the lungs along
 # the field is a sum of fields on grids so much coarser than its own: coarse parts move fast, fine ones follow
 _LEVELS = (8, 4, 2, 1)
 _EVERY = 10  # steps between looks at the objective

@@ -22,6 +22,7 @@ from mine_reg.pair_tool.discrete import searched_for_large_motion
 from mine_reg.pair_tool.inconsistency import inconsistency_map, inconsistency_within
 from mine_reg.pair_tool.inputs import BODY, Images, inside, read_images, shown_there
 from mine_reg.pair_tool.middle_slices import Slice, middle_slices
+from mine_reg.pair_tool.refine import NEAR_MM
 from mine_reg.pair_tool.refine import refine as refine_pair
 from mine_reg.pair_tool.report import before_and_after, mutual_information, names_of
 from mine_reg.pair_tool.start import Answer, Comparison, best_start
@@ -31,8 +32,6 @@ from mine_reg.pair_tool.working_grid import fading_border, scaled
 from mine_reg.spatial import smooth, total_displacement, upsample
 from mine_reg.storage.results import digest
 from mine_reg.training.weights import RegistrationWeights, load_weights_file, weights_path
-
-_NEAR_MM = 2.5  # of the region: where refinement looks; further out the wall, which slides, pulls the lungs along
 
 
 @dataclass
@@ -165,7 +164,7 @@ def _refined(
     """`refine.refine` on the fine grid, in the region; the DVF at every other voxel, where the grids share their
     ends."""
     device = pair[0].device
-    near = inside(images.regions["fixed"], images.grid, _NEAR_MM) & shown_there(images.shown["fixed"], images.grid)
+    near = inside(images.regions["fixed"], images.grid, NEAR_MM) & shown_there(images.shown["fixed"], images.grid)
     shown = shown_there(images.shown["moving"], images.grid, answer.start.transform())
     searched, seen = searched_for_large_motion(pair, answer, images, torch.from_numpy(near).to(device))
     coarse = smooth(searched, 0.9)[:, :, ::2, ::2, ::2]

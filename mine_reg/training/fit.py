@@ -157,8 +157,9 @@ def _train(module: RegistrationTraining, data: PairData, out: Path, key: str, wo
 def _trainer(module: RegistrationTraining, work: Path, callbacks: list[Callback]) -> L.Trainer:
     cfg = module.cfg
     if cfg.patience is not None:
+        # asked after validations alone: before the first one there is no loss to look at
         stop = EarlyStopping(
-            module.monitor, mode="min", min_delta=1e-4, patience=cfg.patience, check_on_train_epoch_end=True
+            module.monitor, mode="min", min_delta=1e-4, patience=cfg.patience, check_on_train_epoch_end=False
         )
         callbacks = [*callbacks, stop]
     several = cfg.devices != 1 or cfg.nodes != 1

@@ -19,7 +19,7 @@ from mine_reg.spatial import (
     voxel_points,
     warp_mask,
 )
-from mine_reg.training.augmentation import DISTANCE, augment, random_affine
+from mine_reg.training.augmentation import DISTANCE, VOLUMES, augment, random_affine
 from mine_reg.training.similarity import Parzen, make_similarity
 from mine_reg.training.weights import make_network
 
@@ -36,12 +36,12 @@ class RegistrationTraining(L.LightningModule):
     def __init__(self, network: torch.nn.Module, cfg: SimpleNamespace, statistic: StatisticNet | None = None):
         super().__init__()
         self.network, self.cfg, self.similarity = network, cfg, make_similarity(cfg, statistic)
-        self.parzen = Parzen()  # of the same voxels, to compare MINE with
+        self.parzen = Parzen()  # of the same voxels, to compare MINE with, and to choose the model by
         # not Lightning's own means, which come out wrong with several processes and an uneven number of pairs
         self.means = torch.nn.ModuleDict(
             {name: MeanMetric() for name in (self.similarity.name, "loss", "dsc", "tre_mm")}
         )
-        # what chooses the best model; not Dice, which an unsupervised method does without
+        # what chooses the best model, see `comparable_loss`; not Dice, which an unsupervised method does without
         self.monitor = "val_loss"
         # steps without finite gradients; a buffer, so that a resumed training goes on counting
         self.register_buffer("skipped", torch.zeros((), dtype=torch.long))
@@ -125,13 +125,30 @@ class RegistrationTraining(L.LightningModule):
         indices = (torch.nonzero(row)[:, 0] for row in inside)
         return torch.stack([index[torch.randperm(len(index), device=index.device)[:count]] for index in indices])
 
+    def comparable_loss(self, batch: dict, theta: Tensor, dvf: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The loss on all voxels, at the size of the training, by which epochs can be compared; and the similarity.
+
+        MINE's estimate depends on the T of its epoch, and can rise while the registration gets worse; here Parzen's
+        estimate of the same mutual information takes its place. Other similarities are what they are at every epoch.
+        """
+        seen = self.working_size({name: batch[name] for name in VOLUMES})
+        chosen = self.draw_voxels(seen, seen["fixed"][0].numel())
+        terms, log = self.loss_terms(seen, theta, dvf, chosen)
+        if self.similarity.name == "mine":
+            size = seen["fixed"].shape[2:]
+            parzen, _ = self.parzen(
+                seen["fixed"], seen["moving"], chosen, lambda points: transform_points(points, size, theta, dvf)
+            )
+            terms["mine"] = self.cfg.lambda_mine * parzen
+        return sum(terms.values()), log[self.similarity.name]
+
     def validation_step(self, batch: dict, _index: int) -> None:
-        """Take loss, similarity, Dice and, where there are points, TRE of one pair into the means."""
+        """Take `comparable_loss`, similarity, Dice and, where there are points, TRE of one pair into the means."""
         size = batch["fixed"].shape[2:]
         theta, dvf = self.predict(batch["fixed"], batch["moving"])
-        terms, log = self.loss_terms(batch, theta, dvf, self.draw_voxels(batch, size.numel()))
-        self.means[self.similarity.name].update(log[self.similarity.name])
-        self.means["loss"].update(sum(terms.values()))
+        loss, similarity = self.comparable_loss(batch, theta, dvf)
+        self.means[self.similarity.name].update(similarity)
+        self.means["loss"].update(loss)
         self.means["dsc"].update(self.mask_dice(batch, theta, dvf))
         if "moving_points" in batch and "fixed_points" in batch:
             error = transform_points(batch["fixed_points"], size, theta, dvf) - batch["moving_points"]
@@ -182,8 +199,8 @@ class AffineTraining(RegistrationTraining):
     The best model is then the one with the best loss on validation pairs moved likewise, each always by the same map.
     """
 
-    def __init__(self, cfg: SimpleNamespace):
-        super().__init__(make_network(AffineNet, vars(cfg)), cfg)
+    def __init__(self, cfg: SimpleNamespace, statistic: StatisticNet | None = None):
+        super().__init__(make_network(AffineNet, vars(cfg)), cfg, statistic)
         self.far = any(cfg.random_affine.values())
         if self.far:
             self.means.update({name: MeanMetric() for name in ("far_loss", "far_dsc")})
@@ -220,8 +237,7 @@ class AffineTraining(RegistrationTraining):
             generator = torch.Generator().manual_seed(number)
             given = random_affine(len(batch["fixed"]), **self.cfg.random_affine, generator=generator)
             theta = self.predict_moved(batch, given)
-            terms, _ = self.loss_terms(batch, theta, None, self.draw_voxels(batch, batch["fixed"][0].numel()))
-            self.means["far_loss"].update(sum(terms.values()))
+            self.means["far_loss"].update(self.comparable_loss(batch, theta, None)[0])
             self.means["far_dsc"].update(self.mask_dice(batch, theta, None))
 
 
