@@ -83,7 +83,7 @@ def test_refinement_goes_on_within_the_mask(pair):
     points = points_of(pair, 1, masks["fixed_mask"])
     report = register(fixed, moving, refine=40, device="cpu", **masks, **points).report
     did = report["refinement"]
-    assert did["search"] or did["best_step"] > 0  # the search may leave nothing for the descent
+    assert did["best_step"] > 0
     assert did["objective_after"] <= did["objective_before"]
     assert report["mutual_information_after"] > report["mutual_information_before"]
     assert report["tre_mm_after"] < report["tre_mm_before"]

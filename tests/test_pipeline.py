@@ -11,7 +11,7 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
-from killing import run_killed
+from killing import QUIET, run_killed
 from ruamel.yaml import YAML
 
 from mine_reg.settings import NAMES
@@ -260,7 +260,9 @@ def test_notebook_run_by_hand_leaves_the_official_results_alone(smoke):
 def test_a_study_killed_again_and_again_ends_as_an_undisturbed_one(smoke, make_study_copy, repository):
     """The whole study, then the sweep on top of it, each started as `make` does."""
     killed, dvc = make_study_copy(profile="smoke"), str(Path(sys.executable).with_name("dvc"))
-    for command in ([dvc, "repro"], [dvc, "repro", "experiments/dvc.yaml:sweep"]):
+    sweep = [dvc, "repro", "experiments/dvc.yaml:sweep"]
+    subprocess.run(sweep, cwd=smoke.folder, env=QUIET, check=True, stdout=subprocess.DEVNULL)  # unless it has been run
+    for command in ([dvc, "repro"], sweep):
         unlock = ("make", "--no-print-directory", "-f", str(repository / "Makefile"), "unlock")
         run_killed(command, killed.folder, 60.0, random.Random(3), unlock)
     for name in ("metrics.csv", "statistics.csv", "estimator.csv", "calibration.csv", "sweep.csv"):

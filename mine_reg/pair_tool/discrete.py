@@ -3,6 +3,8 @@
 The coupled convex optimisation of Heinrich et al. (MICCAI 2014; convexAdam: IEEE TMI 2024) on MIND-SSC descriptors.
 """
 
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -14,40 +16,35 @@ from mine_reg.training.self_similarity import mind_ssc
 
 # weights of the smooth field in the alternation, from free to stiff, as their authors have them
 _COUPLING = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
-
-
-_SEARCHES = ((3, 4), (2, 3), (2, 3))  # voxels between nodes, and steps tried: 30 and 15 mm at 2.5 mm
-_BLURS = (0.6, 1.0, 1.6, 2.5)  # sigma, in nodes, of the Gaussian over what was found; more where less folds
-_GAIN = 1.002  # of the agreement, for which a found field is taken
+_SEARCHES = ((4, 3), (3, 2))  # voxels between nodes, and steps tried: 30 and 15 mm at 2.5 mm
+_BLURS = (1.2, 2.0)  # sigma, in nodes, of the Gaussian over what was found; more where less folds
+_ENOUGH = 0.36  # agreement of an answer, see `start.Comparison`, from which on there is no large motion to search for
+_CLEAR_GAIN = 1.05  # of the agreement, for which a found field, rough as it is, is taken
 
 
 @torch.no_grad()
-def searched_for_large_motion(
-    pair: list[Tensor], answer: Answer, images: Images, region: Tensor
-) -> tuple[Tensor, list[dict]]:
-    """The DVF (1, 3, D, H, W) of an answer, completed by what two searches find, coarse and fine; and what they did.
+def searched_for_large_motion(pair: list[Tensor], answer: Answer, images: Images, region: Tensor) -> Answer:
+    """An answer that is not good enough, completed by what two searches find, coarse and fine, where that makes the
+    images agree clearly better.
 
     pair : fixed and moving image after the answer's start, (1, 1, D, H, W)
     region : (D, H, W), where to search
-
-    A field that folds, or does not make the images agree better, is not taken.
     """
-    (fixed, moving), dvf, done = pair, answer.dvf, []
-    compare = Comparison(images, fixed, coarse=False)
-    shown = compare.shown(answer.start)
-    best = answer.agreement
+    if answer.agreement >= _ENOUGH or not region.any():
+        return answer
+    (fixed, moving), dvf = pair, answer.dvf
     for node, reach in _SEARCHES:
         step = search(fixed, resample(moving, answer.theta, dvf), region, node, reach)
         for blur in _BLURS:
             found = compose_dvf(dvf, smooth(step, blur * node), fixed.shape[2:])
-            if (jacobian_determinant(found[:, :, ::2, ::2, ::2] / 2) <= 0).any():
-                continue
-            agreement, _ = compare(moving, shown, answer.theta, found)
-            if agreement > _GAIN * best:
-                dvf, best = found, agreement
-                done.append({"node": node, "reach": reach, "blur": blur, "agreement": round(agreement, 4)})
-            break
-    return dvf, done
+            if (jacobian_determinant(found) > 0).all():
+                dvf = found
+                break
+    compare = Comparison(images, fixed, coarse=False)
+    agreement, overlap = compare(moving, compare.shown(answer.start), answer.theta, dvf)
+    if agreement <= _CLEAR_GAIN * answer.agreement:
+        return answer
+    return replace(answer, dvf=dvf, agreement=agreement, overlap=overlap, by=f"{answer.by} and search")
 
 
 @torch.no_grad()

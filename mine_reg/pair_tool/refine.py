@@ -11,8 +11,9 @@ from torch import Tensor
 
 from mine_reg.losses import MineLoss, scores, total_variation
 from mine_reg.models import StatisticNet
+from mine_reg.pair_tool.sampling import ChannelsTogether
 from mine_reg.pair_tool.undisturbed import undisturbed
-from mine_reg.spatial import jacobian_determinant, sample_at, smooth, total_displacement, transform_points, voxel_points
+from mine_reg.spatial import jacobian_determinant, smooth, total_displacement, transform_points, voxel_points
 from mine_reg.training.self_similarity import mind_ssc
 from mine_reg.training.similarity import DESCRIPTORS, describe
 
@@ -22,6 +23,7 @@ _LEVELS = (8, 4, 2, 1)
 _EVERY = 10  # steps between looks at the objective
 _PATIENCE = 2  # looks without a better one
 _STATISTIC_RATE = 1e-3
+_BLURS = (1.0, 2.0)  # sigma, in voxels of the DVF, of the Gaussians that a best answer that folds is tried with
 
 Watch = Callable[[int, Tensor, Tensor], None]
 
@@ -41,9 +43,9 @@ class RefinementSettings:
     self_similarity: float = 100.0
     mine: float = 1.0
     smoothing: float = 1.0
-    samples: int = 60_000
-    mine_samples: int = 30_000
-    rate: float = 0.015
+    samples: int = 16_000
+    mine_samples: int = 8_000
+    rate: float = 0.02
     seed: int = 0
 
 
@@ -68,11 +70,12 @@ def refine(
     region : (D, H, W), True where the similarities look
     watch : called with step, theta and DVF at every look
     shown : (D, H, W), True where the moving image shows anything; voxels that are mapped elsewhere do not count. None:
-        everywhere
+        within its bounds
 
     The first half of the steps moves the affine map too. Every `_EVERY` steps the objective is measured on voxels that
-    stay the same; the best answer so far is kept, one that folds where the given one did not is never taken, and two
-    looks without a better one end it. The same pair gives the same answer, whatever else draws random numbers.
+    stay the same; the best answer so far is kept, and two looks without a better one end it. One that folds where the
+    given one did not is never taken: it is smoothed, or an earlier one takes its place. The same pair gives the same
+    answer, whatever else draws random numbers.
     """
     # what was made in inference mode can take no part in a descent
     fixed, moving, theta, dvf = (x.clone() if x.is_inference() else x for x in (fixed, moving, theta, dvf))
@@ -103,16 +106,17 @@ class _Objective:
         inside = region.flatten().nonzero()[:, 0]
         self.inside = inside.cpu()
         self.fixed = described(fixed).flatten(2)[0, :, inside.to(fixed.device)].T.contiguous()  # of the region alone
-        self.moving = described(moving)
-        self.shown = None if shown is None else shown.to(moving)[None, None]
+        everywhere = torch.ones_like(moving) if shown is None else shown.to(moving)[None, None]
+        self.moving = ChannelsTogether(torch.cat([described(moving), everywhere], dim=1))
         sizes = ([max(2, n // level) for n in dvf.shape[2:]] for level in _LEVELS)
         self.parts = [dvf.new_zeros(1, 3, *size).requires_grad_() for size in sizes]
         self.turn = torch.zeros_like(theta).requires_grad_()
 
     def answer(self) -> tuple[Tensor, Tensor]:
         """theta and DVF as they are now."""
-        grid = self.dvf.shape[2:]
-        added = sum(F.interpolate(part, size=grid, mode="trilinear", align_corners=True) for part in self.parts)
+        added = self.parts[0]
+        for part in self.parts[1:]:
+            added = part + F.interpolate(added, size=part.shape[2:], mode="trilinear", align_corners=True)
         return self.theta + self.turn, self.dvf + smooth(added, self.settings.smoothing)
 
     def draw(self) -> Tensor:
@@ -122,17 +126,19 @@ class _Objective:
     def __call__(self, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Its value at voxels ``chosen`` of the region, theta and DVF."""
         theta, dvf = self.answer()
+        return self.value(chosen, theta, dvf), theta, dvf
+
+    def value(self, chosen: Tensor, theta: Tensor, dvf: Tensor) -> Tensor:
+        """What it is for a given map."""
         points = transform_points(
             voxel_points(self.inside[chosen][None].to(self.dvf.device), self.size), self.size, theta, dvf
         )
-        there = self.fixed[chosen.to(self.fixed.device)][None]
-        if self.shown is not None:
-            kept = sample_at(self.shown, points.detach())[0, :, 0] > 0.99
-            points, there = points[:, kept], there[:, kept]
+        moved, there = self.moving.at(points), self.fixed[chosen.to(self.fixed.device)][None]
+        kept = moved[0, :, -1].detach() > 0.99
         value = self.settings.mu * total_variation(dvf, self.size)
-        if points.shape[1]:
-            value = value + self._dissimilarity(sample_at(self.moving, points), there)
-        return value, theta, dvf
+        if kept.any():
+            value = value + self._dissimilarity(moved[:, kept, :-1], there[:, kept])
+        return value
 
     def _dissimilarity(self, moved: Tensor, there: Tensor) -> Tensor:
         """MINE's loss and that of MIND-SSC for voxels (1, N, C) of both images, in random order."""
@@ -181,13 +187,22 @@ def _descend(objective: _Objective, steps: int, watch: Watch) -> tuple[Tensor, T
             better.append((float(value), step, theta.clone(), dvf.clone()))
         if worse == _PATIENCE:
             break
-    best, best_at, theta, dvf = _unfolded(objective, better)
+    best, best_at, theta, dvf = _unfolded(objective, better, same)
     return theta, dvf, {"objective_before": before, "objective_after": best, "best_step": best_at, "steps": step}
 
 
-def _unfolded(objective: _Objective, better: list[tuple]) -> tuple:
-    """The last, and so the best, of better and better answers that folds no more than the first."""
+def _unfolded(objective: _Objective, better: list[tuple], same: Tensor) -> tuple:
+    """The best of better and better answers, smoothed if need be, or one before it, that folds no more than the
+    first."""
     if len(better) == 1:
         return better[0]
-    allowed = objective.folded(*better[0][2:])
+    first, (_, step, theta, dvf) = better[0], better[-1]
+    allowed = objective.folded(*first[2:])
+    if objective.folded(theta, dvf) > allowed:
+        for blur in _BLURS:
+            smoother = smooth(dvf, blur)
+            with torch.no_grad():
+                value = float(objective.value(same, theta, smoother))
+            if value < first[0] and objective.folded(theta, smoother) <= allowed:
+                return value, step, theta, smoother
     return next(answer for answer in reversed(better) if objective.folded(*answer[2:]) <= allowed)

@@ -106,9 +106,12 @@ def register(
     start = answer.start.transform()
     pair = [scaled(images.seen["fixed"], images.grid)[None].to(device)]
     pair.append(scaled(images.seen["moving"], images.grid, start)[None].to(device))
+    near = inside(images.regions["fixed"], images.grid, NEAR_MM) & shown_there(images.shown["fixed"], images.grid)
+    near = torch.from_numpy(near)
+    answer = searched_for_large_motion(pair, answer, images, near.to(device))
     theta, dvf, refinement = answer.theta, answer.dvf, {}
     if refine:
-        theta, dvf, refinement = _refined(pair, answer, networks, images, refine)
+        theta, dvf, refinement = _refined(pair, answer, networks, images, near, refine)
     dvf = dvf * fading_border(dvf.shape[2:], images.grid.GetSpacing()[0]).to(dvf)
     there = composite_transform(theta, dvf, images.grid, images.grid)
     transform = _after_shift(there, answer.start.shift)
@@ -159,25 +162,22 @@ def register(
 
 
 def _refined(
-    pair: list[Tensor], answer: Answer, networks: RegistrationWeights, images: Images, steps: int
+    pair: list[Tensor], answer: Answer, networks: RegistrationWeights, images: Images, near: Tensor, steps: int
 ) -> tuple[Tensor, Tensor, dict]:
-    """`refine.refine` on the fine grid, in the region; the DVF at every other voxel, where the grids share their
-    ends."""
+    """`refine.refine` on the fine grid; the DVF at every other voxel, where the grids share their ends."""
     device = pair[0].device
-    near = inside(images.regions["fixed"], images.grid, NEAR_MM) & shown_there(images.shown["fixed"], images.grid)
     shown = shown_there(images.shown["moving"], images.grid, answer.start.transform())
-    searched, seen = searched_for_large_motion(pair, answer, images, torch.from_numpy(near).to(device))
-    coarse = smooth(searched, 0.9)[:, :, ::2, ::2, ::2]
+    coarse = smooth(answer.dvf, 0.9)[:, :, ::2, ::2, ::2]
     theta, dvf, what = refine_pair(
         *pair,
         answer.theta.clone(),
         coarse.clone(),
         networks.statistic.to(device),
-        torch.from_numpy(near),
+        near,
         steps,
         shown=torch.from_numpy(shown).to(device),
     )
-    return theta, upsample(dvf, pair[0].shape[2:]), what | {"search": seen}
+    return theta, upsample(dvf, pair[0].shape[2:]), what
 
 
 def _region_dsc(images: Images, transform: sitk.Transform) -> float | None:

@@ -49,7 +49,7 @@ class Answer:
 
     agreement : see `Comparison`
     overlap : share of the fixed region that the moving image shows
-    by : what it is from beside the start: ``none``, ``networks`` (both) or ``deformnet`` (alone)
+    by : what it is from beside the start: ``none``, ``networks`` (both) or ``deformnet`` (alone), ``and search``
     """
 
     start: Start

@@ -1,0 +1,111 @@
+"""What each part of refinement brings: the similarity, the region in which it looks, and the size of its voxels.
+
+python benchmarks/refinement_parts.py scratch/hard_pairs --groups plain one_lung --out results/benchmarks
+
+The folder is what `hard_pairs.py` wrote from scans that trained the shipped weights: choices are made on these, not on
+those that the results are reported on. Every variant starts from the same answer of the networks. Writes
+refinement_parts.csv: mean and worst TRE, standard deviation of the logarithm of the Jacobian determinant, folding, and
+seconds of the refinement alone.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from mine_reg.evaluation.metrics import field_metrics
+from mine_reg.images.geometry import points_to_voxels
+from mine_reg.images.points import read_points
+from mine_reg.pair_tool.inputs import inside, read_images, shown_there
+from mine_reg.pair_tool.refine import NEAR_MM, RefinementSettings, refine
+from mine_reg.pair_tool.report import names_of
+from mine_reg.pair_tool.start import best_start
+from mine_reg.pair_tool.working_grid import scaled
+from mine_reg.registration import halved
+from mine_reg.spatial import smooth, total_displacement, transform_points
+from mine_reg.storage.writing import write_csv
+from mine_reg.training.weights import RegistrationWeights, load_weights_file
+
+SIMILARITIES = {
+    "MINE": RefinementSettings(self_similarity=0.0),
+    "MIND-SSC": RefinementSettings(mine=0.0),
+    "MINE and MIND-SSC": RefinementSettings(),
+}
+REGIONS_MM = (NEAR_MM, 15.0)  # from the lungs
+VOXELS_MM = (2.5, 5.0)  # those that the similarity compares
+# as what follows was chosen one after another, not every combination is run
+VARIANTS = [(name, NEAR_MM, 2.5) for name in SIMILARITIES]
+VARIANTS += [(name, 15.0, 2.5) for name in SIMILARITIES] + [("MINE and MIND-SSC", NEAR_MM, 5.0)]
+
+
+class Prepared:
+    """A pair as refinement gets it: images (1, 1, D, H, W) on the fine grid after the start, the networks' answer, and
+    corresponding points in voxels."""
+
+    def __init__(self, folder: Path, row, weights: RegistrationWeights):
+        names = names_of(folder / row.fixed, folder / row.moving)
+        images = read_images(folder / row.fixed, folder / row.moving, None, None, names)
+        answer = best_start(images, weights.registration, weights.fine, "cpu")
+        start, grid = answer.start.transform(), images.grid
+        self.fixed = scaled(images.seen["fixed"], grid)[None]
+        self.moving = scaled(images.seen["moving"], grid, start)[None]
+        self.theta, self.dvf = answer.theta.clone(), smooth(answer.dvf, 0.9)[:, :, ::2, ::2, ::2].clone()
+        shown = shown_there(images.shown["fixed"], grid)
+        self.regions = {mm: torch.from_numpy(inside(images.regions["fixed"], grid, mm) & shown) for mm in REGIONS_MM}
+        self.shown = torch.from_numpy(shown_there(images.shown["moving"], grid, start))
+        fixed, moving = (read_points(folder / getattr(row, f"{role}_points")) for role in ("fixed", "moving"))
+        self.points = [points_to_voxels(p, grid).float()[None] for p in (fixed, moving - answer.start.shift)]
+        self.spacing_mm = grid.GetSpacing()[0]
+
+    def refined(self, weights: RegistrationWeights, steps: int, variant: tuple) -> tuple[Tensor, Tensor]:
+        """theta and DVF, in voxels of the fine grid."""
+        similarity, mm, voxels_mm = variant
+        arguments, region, shown, scale = (self.fixed, self.moving), self.regions[mm], self.shown, 1
+        if voxels_mm == max(VOXELS_MM):
+            arguments, scale = tuple(map(halved, arguments)), 2
+            region, shown = (mask[::2, ::2, ::2].clone() for mask in (region, shown))
+        theta, dvf = self.theta.clone(), self.dvf.clone() / scale
+        how = {"settings": SIMILARITIES[similarity], "shown": shown}
+        theta, dvf, _ = refine(*arguments, theta, dvf, weights.statistic, region, steps, **how)
+        return theta, scale * dvf
+
+    def measured(self, theta: Tensor, dvf: Tensor) -> dict:
+        size = self.fixed.shape[2:]
+        error = transform_points(self.points[0], size, theta, dvf) - self.points[1]
+        tre = float(error.norm(dim=-1).mean()) * self.spacing_mm
+        return {"tre_mm": tre} | field_metrics(total_displacement(theta, dvf, size))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--groups", nargs="+", help="of hard pairs; all by default")
+    parser.add_argument("--weights", default="midiceregnet")
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    table, rows = pd.read_csv(arguments.folder / "manifest.csv"), []
+    if arguments.groups:
+        table = table[table["group"].isin(arguments.groups)]
+    weights = load_weights_file(arguments.weights)
+    for row in tqdm(list(table.itertuples()), unit="pair"):
+        pair = Prepared(arguments.folder, row, weights)
+        rows.append({"similarity": "none", "region_mm": 0.0, "voxels_mm": 0.0, "seconds": 0.0})
+        rows[-1] |= pair.measured(pair.theta, pair.dvf)
+        for variant in VARIANTS:
+            start = time.perf_counter()
+            answer = pair.refined(weights, arguments.steps, variant)
+            what = dict(zip(("similarity", "region_mm", "voxels_mm"), variant, strict=True))
+            rows.append(what | {"seconds": time.perf_counter() - start} | pair.measured(*answer))
+    by = pd.DataFrame(rows).groupby(["similarity", "region_mm", "voxels_mm"], sort=False)
+    found = by.mean(numeric_only=True).assign(tre_mm_worst=by["tre_mm"].max(), pairs=by.size()).reset_index()
+    write_csv(found, arguments.out / "refinement_parts.csv", float_format="%.4g")
+    print(found.round(3).to_string(index=False))
+
+
+if __name__ == "__main__":
+    main()
