@@ -3,6 +3,7 @@
 import ast
 import random
 import re
+import subprocess
 import sys
 import time
 from pathlib import Path

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mine_reg.pair_tool.inputs import Images
 from mine_reg.pair_tool.start import Answer, Comparison
+from mine_reg.pair_tool.working_grid import TAPER_MM, fading_border
 from mine_reg.spatial import compose_dvf, jacobian_determinant, resample, smooth
 from mine_reg.training.self_similarity import mind_ssc
 
@@ -18,6 +19,7 @@ from mine_reg.training.self_similarity import mind_ssc
 _COUPLING = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 _SEARCHES = ((4, 3), (3, 2))  # voxels between nodes, and steps tried: 30 and 15 mm at 2.5 mm
 _BLURS = (1.2, 2.0)  # sigma, in nodes, of the Gaussian over what was found; more where less folds
+_FADING_MM = 40.0  # from the border of the grid, so that large displacements do not end in a fold
 _ENOUGH = 0.36  # agreement of an answer, see `start.Comparison`, from which on there is no large motion to search for
 _CLEAR_GAIN = 1.05  # of the agreement, for which a found field, rough as it is, is taken
 
@@ -33,11 +35,13 @@ def searched_for_large_motion(pair: list[Tensor], answer: Answer, images: Images
     if answer.agreement >= _ENOUGH or not region.any():
         return answer
     (fixed, moving), dvf = pair, answer.dvf
+    size, spacing = fixed.shape[2:], images.grid.GetSpacing()[0]
+    slowly, border = (fading_border(size, spacing, mm).to(dvf) for mm in (_FADING_MM, TAPER_MM))
     for node, reach in _SEARCHES:
-        step = search(fixed, resample(moving, answer.theta, dvf), region, node, reach)
+        step = slowly * search(fixed, resample(moving, answer.theta, dvf), region, node, reach)
         for blur in _BLURS:
-            found = compose_dvf(dvf, smooth(step, blur * node), fixed.shape[2:])
-            if (jacobian_determinant(found) > 0).all():
+            found = compose_dvf(dvf, smooth(step, blur * node), size)
+            if (jacobian_determinant(border * found) > 0).all():
                 dvf = found
                 break
     compare = Comparison(images, fixed, coarse=False)

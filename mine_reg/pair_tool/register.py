@@ -22,12 +22,13 @@ from mine_reg.pair_tool.discrete import searched_for_large_motion
 from mine_reg.pair_tool.inconsistency import inconsistency_map, inconsistency_within
 from mine_reg.pair_tool.inputs import BODY, Images, inside, read_images, shown_there
 from mine_reg.pair_tool.middle_slices import Slice, middle_slices
+from mine_reg.pair_tool.orientation import doubt_about_orientation
 from mine_reg.pair_tool.refine import NEAR_MM
 from mine_reg.pair_tool.refine import refine as refine_pair
 from mine_reg.pair_tool.report import before_and_after, mutual_information, names_of
 from mine_reg.pair_tool.start import Answer, Comparison, best_start
 from mine_reg.pair_tool.undisturbed import undisturbed
-from mine_reg.pair_tool.verdict import verdict
+from mine_reg.pair_tool.verdict import TRUSTED, verdict
 from mine_reg.pair_tool.working_grid import fading_border, scaled
 from mine_reg.spatial import smooth, total_displacement, upsample
 from mine_reg.storage.results import digest
@@ -152,6 +153,9 @@ def register(
 
     report |= before_and_after(transform, images.full["fixed"], images.masks, points)
     report["verdict"], why = verdict(report)
+    shifted = max(tried["agreement"] for tried in answer.tried if tried["by"] == "none")
+    if report["verdict"] != TRUSTED and (turned := doubt_about_orientation(images, shifted)):
+        why.append(turned)
     report["warnings"] = why + images.doubts + (doubts_about_points(*points, transform) if points else [])
     field = _field_on(images.grid, transform)
     seen = images.seen["fixed"], images.seen["moving"], images.regions["fixed"]

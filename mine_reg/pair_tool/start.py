@@ -23,7 +23,7 @@ from mine_reg.registration import Registration, halved, predict_fine
 from mine_reg.spatial import resample, upsample
 
 _SAME_MM = 8.0  # starts nearer to each other than this are one
-_AROUND_MM = 8.0  # of the fixed region: where images are compared, so that its border counts
+AROUND_MM = 8.0  # of the fixed region: where images are compared, so that its border counts
 _LEAST_OVERLAP = 0.3  # of the fixed region that the moving image must show
 _BINS = 48
 _WITH_NETWORKS = 2  # starts, the best without them, that are tried with networks
@@ -99,7 +99,7 @@ class Comparison:
 
     def __init__(self, images: Images, fixed: Tensor, coarse: bool):
         self.images, self.fixed, self.coarse = images, fixed, coarse
-        near = inside(images.regions["fixed"], images.grid, _AROUND_MM)
+        near = inside(images.regions["fixed"], images.grid, AROUND_MM)
         shown = shown_there(images.shown["fixed"], images.grid)
         self.region = torch.from_numpy(self._thin(near & shown)).to(fixed.device)
 

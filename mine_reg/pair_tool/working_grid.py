@@ -6,9 +6,10 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
-from mine_reg.images.ct import AIR_HU, lung_mask
+from mine_reg.images.ct import AIR_HU
 from mine_reg.images.geometry import averaged, centred_grid, on_grid, to_tensor, voxels_to_points
 from mine_reg.images.lungs import find_body
+from mine_reg.pair_tool.cropped_lungs import lungs_of_crop
 
 WINDOW_HU = (-1000.0, 500.0)
 _BLOCK_MM = 2.0  # at most; voxels of the working grid are at least 2.5 mm wide
@@ -17,7 +18,7 @@ _SIZE = 64  # voxels along an axis of the coarse working grid, as in training
 _SPACING_MM = 5.0  # of the coarse grid, as in training; larger for lungs that would not fit
 _SMALLEST_MM = 1.5  # of the coarse grid: what is around a small region must be seen, too
 _MARGIN_MM = 20.0  # between the lungs of the fixed image and the border of the grid, at least
-_TAPER_MM = 15.0  # at the border of the working grid the field fades, so that it does not end in a step
+TAPER_MM = 15.0  # at the border of the working grid the field fades, so that it does not end in a step
 
 
 def thinned(image: sitk.Image) -> sitk.Image:
@@ -29,7 +30,7 @@ def thinned(image: sitk.Image) -> sitk.Image:
 
 def found_lungs(image: sitk.Image) -> sitk.Image:
     """Lungs on an axis-aligned grid of 4 mm over the image. Raises ValueError when there is nothing like lungs."""
-    return lung_mask(on_grid(averaged(image, _LUNGS_MM), _grid_over(image, _LUNGS_MM), AIR_HU))
+    return lungs_of_crop(on_grid(averaged(image, _LUNGS_MM), _grid_over(image, _LUNGS_MM), AIR_HU), image)
 
 
 def marked_region(mask: sitk.Image, name: str) -> sitk.Image:
@@ -76,13 +77,14 @@ def scaled(image: sitk.Image, grid: sitk.Image, transform: sitk.Transform | None
     return (values.clamp(low, high) - low) / (high - low)
 
 
-def fading_border(size: Sequence[int], spacing_mm: float) -> torch.Tensor:
-    """(1, 1, D, H, W): 1 inside, falling to 0 over the outermost 15 mm, or less on a grid that has shrunk."""
+def fading_border(size: Sequence[int], spacing_mm: float, over_mm: float = TAPER_MM) -> torch.Tensor:
+    """(1, 1, D, H, W): 1 inside, falling to 0 over the outermost 15 mm, or ``over_mm``; less on a grid that has
+    shrunk."""
     spacing_mm = max(spacing_mm, _SPACING_MM / 2)
     weights = torch.ones(tuple(size), dtype=torch.float32)
     for axis, n in enumerate(size):
         steps = torch.arange(n, dtype=torch.float32)
-        ramp = (torch.minimum(steps, n - 1 - steps) * spacing_mm / _TAPER_MM).clamp(max=1.0)
+        ramp = (torch.minimum(steps, n - 1 - steps) * spacing_mm / over_mm).clamp(max=1.0)
         weights = weights * ramp.view([-1 if axis == other else 1 for other in range(3)])
     return weights[None, None]
 
