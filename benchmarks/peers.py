@@ -1,12 +1,12 @@
-"""One-shot and refined registration against its peers on CTs that the shipped weights have not seen.
+"""One-shot and refined registration against its peers on pairs of known truth, easy and hard.
 
-python benchmarks/peers.py scans.csv --left-out lidc1011 --out results/benchmarks
+python benchmarks/peers.py scratch/hard_pairs --groups plain one_lung effusion --out results/benchmarks
 
-Simulated pairs of the scans left out, whose true correspondence is known, and pairs of a left-out scan with those of
-other people, for which lung masks are all there is; there the lungs' centres coincide at the start. All images have
-128^3 voxels of 2.5 mm, and every transform is measured on that grid by the same code. One pair at a time, --threads for
-each method; ANTs and every other peer run in a process of their own. What is measured is kept in scratch/peers under a
-fingerprint of data and code, so that an interrupted run goes on and a changed program starts anew.
+The folder is what `hard_pairs.py` wrote from CTs that the shipped weights have not seen. All images are brought to
+128^3 voxels of 2.5 mm around the fixed lungs, as their headers place them, and every transform is measured on that grid
+by the same code. One pair at a time, --threads for each method; ANTs and every other peer run in a process of their
+own. What is measured is kept in scratch/peers under a fingerprint of data and code, so that an interrupted run goes on
+and a changed program starts anew.
 
 ANTs takes part by ANTsPy's default (SyNRA), by the longer schedule and with lung masks (sources in
 mine_reg/evaluation/baselines.py), the other peers as peer_methods.py says; one that is not installed is a row that says
@@ -14,8 +14,7 @@ what to do. `register` runs without masks and with them, one shot and refined. I
 image, with the search for the lungs; those of the peers are of the registration alone. convexAdam starts from ANTs'
 affine part, whose time (SyNRA without iterations of SyN) is in its own.
 
-With elastix (about ten minutes a pair), FireANTs (minutes) and Greedy installed the command is a job for a night;
-without elastix (--methods) it takes about an hour and a half for 12 pairs on two cores.
+elastix takes about ten minutes a pair, FireANTs minutes, all the others together about two minutes.
 """
 
 import argparse
@@ -25,7 +24,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import SimpleITK as sitk
 import torch
 from joblib.externals.loky import ProcessPoolExecutor
 from peer_methods import PEERS, Case, absent
@@ -33,64 +31,31 @@ from tqdm import tqdm
 
 from mine_reg.evaluation.baselines import ANTSPY_METHODS, ants_displacement, ants_settings, run_ants_on_pairs
 from mine_reg.evaluation.metrics import METRICS, evaluate_pair
-from mine_reg.experiments.shipped_pairs import read_unsplit_manifest
-from mine_reg.images.geometry import displacement_voxels, voxels_to_points
-from mine_reg.images.reading import read_image
+from mine_reg.images.geometry import displacement_voxels
 from mine_reg.pair_tool.register import register
-from mine_reg.pairs.manifest import read_scans
+from mine_reg.pairs.manifest import read_manifest
 from mine_reg.pairs.preprocess import preprocess
 from mine_reg.pairs.preprocessed import load_pair, read_pairs
 from mine_reg.settings import root, settings
 from mine_reg.storage.results import code, digest
 from mine_reg.storage.tables import read_pair_table
 from mine_reg.storage.writing import write_csv
-from mine_reg.synthetic.pair_sets import make_simulated_pairs
 
 FILES = ("fixed", "moving", "fixed_mask", "moving_mask")
 SCHEDULES = {False: [40, 20, 0], True: [100, 70, 50, 20]}  # of SyN, by whether it is the longer one
 ON_TOP_OF_AFFINE = ("ants_affine", "convexadam", "convexadam_masked")
 
 
-def make_pairs(scans: pd.DataFrame, options: argparse.Namespace, work: Path) -> list[Path]:
-    """Preprocessed folders of the simulated pairs and of the pairs of different people."""
-    held, others = (scans[scans["scan_id"].isin(options.left_out) == out] for out in (True, False))
-    size, folders = [options.size] * 3, []
-    for name in ("simulated", "subjects") if len(others) else ("simulated",):
-        raw, pairs = work / name / "raw", work / name / "pairs"
-        folders.append(pairs)
-        if (pairs / "pairs.csv").is_file():
-            continue
-        if name == "simulated":
-            count = {"test": options.simulated}
-            make_simulated_pairs(raw, held.assign(split="test"), count, size, options.spacing, options.seed)
-        else:
-            raw.mkdir(parents=True, exist_ok=True)
-            both = itertools.product(held.itertuples(), others.itertuples())
-            rows = [_lungs_together(a, b, raw) for h, o in both for a, b in ((h, o), (o, h))]
-            pd.DataFrame(rows).assign(split="test").to_csv(raw / "manifest.csv", index=False)
-        manifest = read_unsplit_manifest(raw / "manifest.csv").assign(split="test")
-        window = settings("preprocess").window_hu
-        preprocess(manifest, pairs, size, options.spacing, window, "scanner", {}, options.seed)
+def make_pairs(options: argparse.Namespace, groups: pd.Series, work: Path) -> list[Path]:
+    """Folders of preprocessed pairs, one for each group; ``groups`` by pair_id."""
+    manifest, folders = read_manifest(options.folder / "manifest.csv"), []
+    for group in options.groups or groups.unique():
+        folders.append(work / group / "pairs")
+        if not (folders[-1] / "pairs.csv").is_file():
+            own = manifest[manifest["pair_id"].map(groups) == group].assign(split="test")
+            window = settings("preprocess").window_hu
+            preprocess(own, folders[-1], [options.size] * 3, options.spacing, window, "scanner", {}, seed=0)
     return folders
-
-
-def _lungs_together(fixed, moving, folder: Path) -> dict:
-    """A row of a manifest whose moving image is shifted so that the centres of the lungs coincide, which no method then
-    has to find."""
-    images = {
-        name: read_image(path)
-        for name, path in (("fixed", fixed.mask), ("moving", moving.image), ("moving_mask", moving.mask))
-    }
-    centres = [
-        voxels_to_points(np.argwhere(sitk.GetArrayViewFromImage(images[name])).mean(0), images[name]).numpy()[0]
-        for name in ("fixed", "moving_mask")
-    ]
-    row = {"pair_id": f"{fixed.scan_id}-{moving.scan_id}", "fixed": fixed.image, "fixed_mask": fixed.mask}
-    for name in ("moving", "moving_mask"):
-        images[name].SetOrigin((images[name].GetOrigin() + centres[0] - centres[1]).tolist())
-        row[name] = str(folder / f"{row['pair_id']}_{name}.nii.gz")
-        sitk.WriteImage(images[name], row[name])
-    return row
 
 
 def measure(folder: Path, options: argparse.Namespace) -> pd.DataFrame:
@@ -212,6 +177,16 @@ def table(results: pd.DataFrame) -> str:
     return pd.DataFrame(cells).reset_index().to_markdown(index=False, disable_numparse=True) + "\n"
 
 
+def by_group(results: pd.DataFrame) -> str:
+    """Mean TRE in mm, one row per method and one column per kind of pairs, and mean seconds, as Markdown."""
+    measured = results[results["kind"] != "–"]
+    tre = measured.pivot_table(index="method", columns="kind", values="tre_mm", sort=False)
+    seconds = measured.groupby("method", sort=False)["seconds"].mean()
+    cells = tre.map("{:.2f}".format).assign(seconds=seconds.map("{:.0f}".format).replace("nan", "–"))
+    cells.columns = cells.columns.str.replace("_", " ")
+    return cells.reset_index().to_markdown(index=False, disable_numparse=True) + "\n"
+
+
 def _note(notes: pd.Series) -> str:
     said = notes.fillna("")[notes.fillna("") != ""]
     if said.empty or len(notes) == 1:
@@ -222,9 +197,8 @@ def _note(notes: pd.Series) -> str:
 def main() -> None:
     choices = (*ANTSPY_METHODS, *PEERS)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("scans", type=Path, help="table of CTs with lung masks, as data_manifests/example_scans.csv")
-    parser.add_argument("--left-out", nargs="+", required=True, metavar="SCAN_ID")
-    parser.add_argument("--simulated", type=int, default=6, help="number of simulated pairs")
+    parser.add_argument("folder", type=Path, help="of hard_pairs.py")
+    parser.add_argument("--groups", nargs="+", metavar="GROUP", help="of its pairs; all by default")
     parser.add_argument("--weights", nargs="*", default=["miregnet", "midiceregnet"])
     parser.add_argument("--refine", type=int, default=100, help="steps of the refined rows")
     parser.add_argument("--methods", nargs="*", default=choices, choices=choices, metavar="PEER", help="of the peers")
@@ -232,22 +206,23 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=128, help="voxels of all images along each axis")
     parser.add_argument("--spacing", type=float, default=2.5, help="of these voxels, mm")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--seed", type=int, default=11)
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    scans = read_scans(options.scans)
-    files = [Path(path) for column in ("image", "mask") for path in scans[column] if path]
-    made_from = [options.left_out, options.simulated, options.size, options.spacing, options.seed, *files]
-    work = root() / "scratch/peers" / digest(*made_from, *code("synthetic", "images", "pairs"))[:16]
-    found = [measure(folder, options) for folder in make_pairs(scans, options, work)]
+    listed = read_pair_table(options.folder / "manifest.csv")
+    if unknown := sorted({*(options.groups or ())} - {*listed["group"]}):
+        parser.error(f"--groups: {options.folder} has no group {', '.join(unknown)}")
+    files = [options.folder / path for name in FILES for path in listed[name]]
+    made_from = [options.size, options.spacing, options.folder / "manifest.csv", *files]
+    work = root() / "scratch/peers" / digest(*made_from, *code("images", "pairs"))[:16]
+    found = [measure(folder, options) for folder in make_pairs(options, listed.set_index("pair_id")["group"], work)]
     lacking = {name: absent(name, options.unigradicon_weights) for name in PEERS if name in options.methods}
     rows = [{"kind": "–", "pair_id": "–", "method": name, "note": said} for name, said in lacking.items() if said]
     results = pd.concat([*found, pd.DataFrame(rows)], ignore_index=True)
     options.out.mkdir(parents=True, exist_ok=True)
     results.to_csv(options.out / "peers.csv", index=False, float_format="%.6g")
-    (options.out / "peers.md").write_text(table(results), encoding="utf-8")
-    print(table(results))
+    (options.out / "peers.md").write_text(f"{by_group(results)}\n{table(results)}", encoding="utf-8")
+    print(by_group(results), table(results), sep="\n")
 
 
 if __name__ == "__main__":

@@ -119,16 +119,15 @@ def test_what_is_measured_is_kept_and_what_failed_is_tried_again(peer_methods, c
 
 
 def test_the_comparison_runs(repository, tmp_path):
-    """One simulated pair of a phantom's scan: every row is there, absent peers with what to do."""
-    make_phantom_pairs(tmp_path / "raw", 1, (48, 48, 48), 6.6, seed=5, workers=1)
-    files = pd.read_csv(tmp_path / "raw/manifest.csv").iloc[0]
-    scan = {"scan_id": "toy", "image": f"raw/{files['fixed']}", "mask": f"raw/{files['fixed_mask']}"}
-    pd.DataFrame([scan]).to_csv(tmp_path / "scans.csv", index=False)
+    """One pair of one group: every row is there, absent peers with what to do."""
+    make_phantom_pairs(tmp_path / "hard", 2, (48, 48, 48), 6.6, seed=5, workers=1)
+    manifest = pd.read_csv(tmp_path / "hard/manifest.csv").drop(columns="split", errors="ignore")
+    manifest.assign(group=["plain", "other"]).to_csv(tmp_path / "hard/manifest.csv", index=False)
     for name in ("dvc.yaml", "params.yaml"):  # the command keeps its work in the study that it is started in
         (tmp_path / name).write_bytes((repository / name).read_bytes())
     methods = ["ants_masked", "convexadam_masked", "unigradicon"]
-    command = [sys.executable, str(repository / "benchmarks/peers.py"), "scans.csv", "--left-out", "toy"]
-    command += ["--simulated", "1", "--size", "48", "--spacing", "6.6", "--threads", "1", "--refine", "2"]
+    command = [sys.executable, str(repository / "benchmarks/peers.py"), "hard", "--groups", "plain"]
+    command += ["--size", "48", "--spacing", "6.6", "--threads", "1", "--refine", "2"]
     command += ["--weights", "midiceregnet", "--methods", *methods, "--out", "out"]
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, encoding="utf-8")
     table = pd.read_csv(tmp_path / "out/peers.csv").set_index("method")
@@ -140,6 +139,8 @@ def test_the_comparison_runs(repository, tmp_path):
     assert (measured["seconds"].drop("none") > 0).all()
     assert table.loc["convexadam_masked", "seconds"] > table.loc["ants_affine", "seconds"]  # starts from it
     assert table.loc["ants_affine", "tre_mm"] < table.loc["none", "tre_mm"]
-    assert len(list(tmp_path.glob("scratch/peers/*/simulated/measured/*.csv"))) == len(measured)
-    rows = [line for line in (tmp_path / "out/peers.md").read_text().splitlines() if line.startswith("|")]
+    assert len(list(tmp_path.glob("scratch/peers/*/plain/measured/*.csv"))) == len(measured)
+    means, everything = (tmp_path / "out/peers.md").read_text().split("\n\n")
+    assert len(means.splitlines()) == 2 + len(measured) and "| none " in means
+    rows = everything.splitlines()
     assert len(rows) == 2 + len(table) and len({row.count("|") for row in rows}) == 1

@@ -1,10 +1,10 @@
-"""The registration of a pair the other way round, by the networks alone, to see whether it says the same."""
+"""The registration of a pair the other way round, by the networks of the coarse grid, to see whether it agrees."""
 
 import torch
 from torch import Tensor
 
 from mine_reg.pair_tool.start import normalised_information
-from mine_reg.registration import halved, predict_coarse, predict_fine
+from mine_reg.registration import halved, predict_coarse
 from mine_reg.spatial import resample, upsample
 from mine_reg.training.weights import RegistrationWeights
 
@@ -32,8 +32,6 @@ def backward(
         return normalised_information(*values)
 
     theta, dvf = max(answers, key=agreement)
-    if networks.fine is not None:
-        dvf = predict_fine(networks.fine, moving, fixed, theta, dvf)
     return theta, upsample(dvf, size)
 
 

@@ -130,7 +130,8 @@ class Comparison:
 
 def normalised_information(fixed: np.ndarray, moving: np.ndarray) -> float:
     """I / min(H, H) of two lists of values in [0, 1], from their joint histogram."""
-    joint, _, _ = np.histogram2d(fixed, moving, bins=_BINS, range=[[0, 1], [0, 1]])
+    bins = [np.minimum((values * _BINS).astype(np.int64), _BINS - 1) for values in (fixed, moving)]
+    joint = np.bincount(bins[0] * _BINS + bins[1], minlength=_BINS * _BINS).reshape(_BINS, _BINS)
     own, other = entropy(joint.sum(1)), entropy(joint.sum(0))
     return float((own + other - entropy(joint.ravel())) / max(min(own, other), 1e-6))
 
