@@ -2,7 +2,8 @@
 
 import torch
 
-from mine_reg.training.augmentation import DISTANCE, AsInClinics
+from mine_reg.spatial import affine_points, compose_affine, grid_points
+from mine_reg.training.augmentation import DISTANCE, AsInClinics, augment, random_affine, shift_and_flip
 
 
 def pair() -> dict:
@@ -65,3 +66,42 @@ def test_the_same_random_numbers_give_the_same_pair():
         torch.manual_seed(5)
         drawn.append(data[0])
     assert all(torch.equal(drawn[0][name], value) for name, value in drawn[1].items())
+
+
+def test_a_shift_pads_with_air_and_crops():
+    volume = torch.arange(27.0).reshape(1, 1, 3, 3, 3) + 1
+    moved = shift_and_flip(volume, [1, 0, -1], [])
+    assert moved.shape == volume.shape
+    torch.testing.assert_close(moved[0, 0, 1:, :, :2], volume[0, 0, :2, :, 1:])
+    assert (moved[0, 0, 0] == 0).all() and (moved[0, 0, :, :, 2] == 0).all()
+
+
+def test_augmentation_moves_images_and_masks_of_a_pair_together():
+    torch.manual_seed(0)
+    volume = torch.rand(1, 1, 8, 8, 8)
+    batch = augment({"fixed": volume, "moving": volume.clone(), "fixed_mask": volume.clone()}, 2, [0, 1, 2])
+    assert (batch["fixed"] == batch["moving"]).all() and (batch["fixed"] == batch["fixed_mask"]).all()
+    assert not (batch["fixed"] == volume).all()
+
+
+def test_composition_of_affine_maps_is_composition_of_functions():
+    torch.manual_seed(0)
+    outer, inner = random_affine(2, 20, 0.2, 0.2), random_affine(2, 20, 0.2, 0.2)
+    points, size = grid_points((5, 6, 7)).expand(2, -1, -1), (5, 6, 7)
+    torch.testing.assert_close(
+        affine_points(compose_affine(outer, inner), points, size),
+        affine_points(outer, affine_points(inner, points, size), size),
+        rtol=1e-4,
+        atol=1e-4,
+    )
+
+
+def test_random_affine_without_limits_is_the_identity():
+    torch.testing.assert_close(random_affine(3, 0, 0, 0), torch.eye(3, 4).expand(3, -1, -1))
+
+
+def test_what_is_shifted_in_is_far_from_the_lungs():
+    batch = {"fixed": torch.ones(1, 1, 6, 6, 6), DISTANCE: torch.zeros(1, 1, 6, 6, 6)}
+    torch.manual_seed(3)
+    moved = augment(batch, 3, [])
+    assert 0 < (moved["fixed"] == 0).sum() == (moved[DISTANCE] == 255).sum()
