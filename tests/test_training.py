@@ -11,7 +11,8 @@ import torch
 
 from mine_reg.models import AffineNet, StatisticNet
 from mine_reg.settings import settings
-from mine_reg.training.augmentation import DISTANCE, VOLUMES
+from mine_reg.spatial import grid_points
+from mine_reg.training.augmentation import DISTANCE, VOLUMES, random_affine
 from mine_reg.training.datasets import PairDataset, folder_data
 from mine_reg.training.fit import fit
 from mine_reg.training.modules import AffineTraining, DeformTraining
