@@ -174,9 +174,11 @@ def test_what_hardly_overlaps_does_not_agree(pair):
     assert at([0, 0, 2000]) == (0, 0)
 
 
-def test_identical_images_stay_where_they_are(pair):
+@pytest.mark.parametrize("refine", [0, 20])
+def test_identical_images_stay_where_they_are(pair, refine):
     fixed = turned(pair.fixed, angle=0.1)
-    result = mine_reg.register(fixed, fixed, device="cpu")
+    result = mine_reg.register(fixed, fixed, device="cpu", refine=refine)
+    assert not result.report["refinement"].get("taken")
     assert np.linalg.norm(sitk.GetArrayFromImage(result.dvf), axis=-1).max() < 0.1
     assert result.report["verdict"] == "trusted" and result.report["warnings"] == []
     assert result.report["start"] == "header" and result.report["start_mm"] == [0, 0, 0]

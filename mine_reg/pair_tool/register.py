@@ -84,8 +84,9 @@ def register(
     anything; None where they are not of one kind), ``mutual_information_before`` and ``_after`` (nats, in the region),
     ``folding_percent`` and ``sd_log_jacobian`` on the working grid; ``start``, ``start_mm`` (the shift that brought the
     images together, else zeros), ``start_by`` and ``tried`` (see `start`), ``region`` (mask, lungs or body),
-    ``refinement`` (what `refine.refine` says), ``seconds`` (of reading and finding regions, registering, checking,
-    warping, and all), and with masks and points also DSC, ASD, HD, HD95 and TRE before and after.
+    ``refinement`` (what `refine.refine` says, and whether it was ``taken``, which needs that images agree no less),
+    ``seconds`` (of reading and finding regions, registering, checking, warping, and all), and with masks and points
+    also DSC, ASD, HD, HD95 and TRE before and after.
 
     Raises FileNotFoundError, and ValueError (one sentence that names the input) when an image is no chest CT in HU, a
     mask is on another grid, or points do not correspond.
@@ -110,16 +111,19 @@ def register(
     near = inside(images.regions["fixed"], images.grid, NEAR_MM) & shown_there(images.shown["fixed"], images.grid)
     near = torch.from_numpy(near)
     answer = searched_for_large_motion(pair, answer, images, near.to(device))
-    theta, dvf, refinement = answer.theta, answer.dvf, {}
+    compare = Comparison(images, pair[0], coarse=False)
+    shown, theta, dvf, refinement = compare.shown(answer.start), answer.theta, answer.dvf, {}
     if refine:
         theta, dvf, refinement = _refined(pair, answer, networks, images, near, refine)
+        refinement["taken"] = compare(pair[1], shown, theta, dvf)[0] >= answer.agreement
+        if not refinement["taken"]:  # as of identical images, which only lose by it
+            theta, dvf = answer.theta, answer.dvf
     dvf = dvf * fading_border(dvf.shape[2:], images.grid.GetSpacing()[0]).to(dvf)
     there = composite_transform(theta, dvf, images.grid, images.grid)
     transform = _after_shift(there, answer.start.shift)
     clock.append(time.perf_counter())
 
     region = inside(images.regions["fixed"], images.grid)
-    compare = Comparison(images, pair[0], coarse=False)
     report = {
         "weights": str(weights),
         "region": images.kinds["fixed"],
@@ -131,7 +135,7 @@ def register(
         "working_size": list(images.grid.GetSize()),
         "working_spacing_mm": images.grid.GetSpacing()[0],
     }
-    report["agreement"], report["overlap"] = compare(pair[1], compare.shown(answer.start), theta, dvf)
+    report["agreement"], report["overlap"] = compare(pair[1], shown, theta, dvf)
     moving_as_headers_say = scaled(images.seen["moving"], images.grid)
     moved = scaled(images.seen["moving"], images.grid, transform)
     for moment, image in (("before", moving_as_headers_say), ("after", moved)):
