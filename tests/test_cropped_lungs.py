@@ -57,6 +57,14 @@ def test_whole_scans_come_out_as_without_walls(around_hu):
     assert dice_with(found_lungs(image_of(hu)), lungs) > 0.93
 
 
+@pytest.mark.parametrize("around_hu", [-940.0, -900.0])
+def test_air_around_a_body_is_no_lung_however_dense(around_hu):
+    """As in images that were windowed, or padded with little less than lung."""
+    hu, lungs = (np.pad(array, ((0, 0), (12, 12), (12, 12)), mode="edge") for array in body(around_hu))
+    assert with_walls(hu, np.ones(hu.shape, bool)) is hu
+    assert dice_with(found_lungs(image_of(hu)), lungs) > 0.93
+
+
 def test_air_around_a_body_that_fills_the_image_is_no_lung():
     """Clothes make it as dense as lung, on average."""
     hu, lungs = body()

@@ -1,6 +1,8 @@
 """Lungs in scans whose sides are cut off within them, as in a crop to one lung: there the air inside the body has no
 wall that closes it."""
 
+from contextlib import suppress
+
 import numpy as np
 import SimpleITK as sitk
 from scipy.ndimage import binary_erosion, label
@@ -12,8 +14,11 @@ _AIR_HU = -400.0  # between lung and soft tissue
 _MOST_AT_SIDES = 0.08  # share of a cut lung's voxels; around a body that fills the image it is 0.2 or more
 _LEAST_HU = -960.0  # median of a cut lung's voxels; in the air around a body that does not fill the image, -1000
 _WALL_HU = 0
+_MOST_WON = 2.5  # times what is found without walls: what is larger is air around the body after all
 _IN_PLANE = np.zeros((3, 3, 3), bool)
 _IN_PLANE[1] = [[0, 1, 0], [1, 1, 1], [0, 1, 0]]
+
+_ALONG_Y, _ALONG_X = np.ones((1, 3, 1), bool), np.ones((1, 1, 3), bool)
 
 
 def lungs_of_crop(image: sitk.Image, shown_on: sitk.Image) -> sitk.Image:
@@ -29,21 +34,32 @@ def lungs_of_crop(image: sitk.Image, shown_on: sitk.Image) -> sitk.Image:
     closed = sitk.GetImageFromArray(walled)
     closed.CopyInformation(image)
     closed = sitk.ConstantPad(closed, [1, 1, 0], [1, 1, 0], _WALL_HU)
-    return sitk.Crop(lung_mask(closed), [1, 1, 0], [1, 1, 0])
+    closed = sitk.Crop(lung_mask(closed), [1, 1, 0], [1, 1, 0])
+    with suppress(ValueError):  # nothing found without walls
+        if _count(bare := lung_mask(image)) * _MOST_WON < _count(closed):
+            return bare
+    return closed
+
+
+def _count(mask: sitk.Image) -> int:
+    return int(np.count_nonzero(sitk.GetArrayViewFromImage(mask)))
 
 
 def with_walls(hu: np.ndarray, shown: np.ndarray) -> np.ndarray:
     """HU (D, H, W), the same array where no lung reaches a side of what is shown; else dense outside of the body.
 
-    Air that reaches a side with few of its voxels, and is denser than pure air, is lung; else it is around the body.
+    Air that reaches a side with few of its voxels, is denser than pure air, and is in no corner of a slice, is lung;
+    else it is around the body.
     """
     sides = shown & ~binary_erosion(shown, _IN_PLANE)
+    corners = shown & ~binary_erosion(shown, _ALONG_Y) & ~binary_erosion(shown, _ALONG_X)
     components, count = label((hu < _AIR_HU) & shown)
     at_sides = np.bincount(components[sides], minlength=count + 1)[1:]
     share = at_sides / np.bincount(components.ravel(), minlength=count + 1)[1:]
+    in_corners = np.unique(components[corners])
     cut = [
         number
-        for number in 1 + np.flatnonzero((share > 0) & (share <= _MOST_AT_SIDES))
+        for number in np.setdiff1d(1 + np.flatnonzero((share > 0) & (share <= _MOST_AT_SIDES)), in_corners)
         if np.median(hu[components == number]) > _LEAST_HU
     ]
     if not cut:
