@@ -1,8 +1,6 @@
 """Lungs in scans whose sides are cut off within them, as in a crop to one lung: there the air inside the body has no
 wall that closes it."""
 
-from contextlib import suppress
-
 import numpy as np
 import SimpleITK as sitk
 from scipy.ndimage import binary_erosion, label
@@ -14,7 +12,8 @@ _AIR_HU = -400.0  # between lung and soft tissue
 _MOST_AT_SIDES = 0.08  # share of a cut lung's voxels; around a body that fills the image it is 0.2 or more
 _LEAST_HU = -960.0  # median of a cut lung's voxels; in the air around a body that does not fill the image, -1000
 _WALL_HU = 0
-_MOST_WON = 2.5  # times what is found without walls: what is larger is air around the body after all
+_LARGE_LITRES = 6.0  # what is larger, and more than so many times what is found without walls, is air around the body
+_MOST_WON = 2.5
 _IN_PLANE = np.zeros((3, 3, 3), bool)
 _IN_PLANE[1] = [[0, 1, 0], [1, 1, 1], [0, 1, 0]]
 
@@ -35,14 +34,15 @@ def lungs_of_crop(image: sitk.Image, shown_on: sitk.Image) -> sitk.Image:
     closed.CopyInformation(image)
     closed = sitk.ConstantPad(closed, [1, 1, 0], [1, 1, 0], _WALL_HU)
     closed = sitk.Crop(lung_mask(closed), [1, 1, 0], [1, 1, 0])
-    with suppress(ValueError):  # nothing found without walls
-        if _count(bare := lung_mask(image)) * _MOST_WON < _count(closed):
+    if _litres(closed) > _LARGE_LITRES:
+        bare = lung_mask(image)
+        if _litres(closed) > _MOST_WON * _litres(bare):
             return bare
     return closed
 
 
-def _count(mask: sitk.Image) -> int:
-    return int(np.count_nonzero(sitk.GetArrayViewFromImage(mask)))
+def _litres(mask: sitk.Image) -> float:
+    return np.count_nonzero(sitk.GetArrayViewFromImage(mask)) * np.prod(mask.GetSpacing()) / 1e6
 
 
 def with_walls(hu: np.ndarray, shown: np.ndarray) -> np.ndarray:
