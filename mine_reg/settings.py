@@ -35,6 +35,7 @@ NAMES = {
         "ablation": "affinenet deformnet budget",
         "sweep": "training_subjects mu lambda_dice budget",
         "table2": "similarities seeds budget",
+        "seeds": "seeds",
         "ants": "transform threads workers iterations long_iterations",
         "evaluate": "device recovery",
         "statistics": "alpha",

@@ -1,0 +1,157 @@
+"""What several trainings of the same networks say: their means, the spread between pairs and between trainings apart,
+and tests that count both."""
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+from statsmodels.formula.api import ols
+from statsmodels.stats.anova import anova_lm
+
+from mine_reg.evaluation.metrics import HIGHER_IS_BETTER, LABELS, METRICS
+from mine_reg.evaluation.statistics import METHODS, holm
+from mine_reg.evaluation.strongest import NETWORKS, against_strongest, outcome
+
+_DIGITS = {"dsc": 4, "folding_percent": 4, "sd_log_jacobian": 4}
+
+
+def crossed_test(differences: pd.DataFrame, alpha: float = 0.05) -> dict[str, float]:
+    """Whether the mean of differences, pairs (rows) by trainings (columns), is 0 where other pairs and other trainings
+    could have been drawn.
+
+    Pairs and trainings are two crossed random effects. With the mean squares P of pairs, S of trainings and R of what
+    is left, the variance of the mean is (P + S - R) / (pairs * trainings), and no less than P or S alone give; its
+    degrees of freedom are Satterthwaite's (Clark 1973, quasi F). Returns ``difference``, ``ci_low``, ``ci_high``,
+    ``t``, ``df`` and ``p``; differences that are 0 everywhere are no evidence (p = 1).
+
+    Raises ValueError for less than two pairs or trainings, and for missing values.
+    """
+    pairs, trainings = differences.shape
+    if pairs < 2 or trainings < 2 or differences.isna().any(axis=None):
+        raise ValueError(f"needs two pairs and two trainings or more, all measured; got {pairs} and {trainings}")
+    mean = float(differences.to_numpy().mean())
+    if not differences.to_numpy().any():
+        return {"difference": 0.0, "ci_low": 0.0, "ci_high": 0.0, "t": 0.0, "df": np.nan, "p": 1.0}
+    values = differences.to_numpy()
+    table = pd.DataFrame(
+        [(pair, training, values[pair, training]) for pair in range(pairs) for training in range(trainings)],
+        columns=["pair", "training", "difference"],
+    )
+    squares = anova_lm(ols("difference ~ C(pair) + C(training)", table).fit())["mean_sq"]
+    p, s, r = squares["C(pair)"], squares["C(training)"], squares["Residual"]
+    spread = max(p + s - r, p, s)
+    freedom = spread**2 / (p**2 / (pairs - 1) + s**2 / (trainings - 1) + r**2 / ((pairs - 1) * (trainings - 1)))
+    error = np.sqrt(spread / values.size)
+    t = mean / error
+    half = stats.t.ppf(1 - alpha / 2, freedom) * error
+    return {
+        "difference": mean,
+        "ci_low": mean - half,
+        "ci_high": mean + half,
+        "t": t,
+        "df": freedom,
+        "p": float(2 * stats.t.sf(abs(t), freedom)),
+    }
+
+
+def spread_table(trainings: pd.DataFrame, metrics: pd.DataFrame) -> pd.DataFrame:
+    """Table 1 over trainings: one row per method and metric with ``mean``, ``sd_pairs`` (of the pairs' means over
+    trainings), ``trainings`` and ``sd_trainings`` (of the trainings' means over pairs; NaN for methods without).
+
+    trainings : one row per network (``method``), ``seed`` and ``pair_id``, with the metrics
+    metrics : one row per method and pair, as in ``results/metrics.csv``, of which all but the networks are shown
+    """
+    others = metrics[~metrics["method"].isin(trainings["method"].unique())].assign(seed=0)
+    both, rows = pd.concat([others, trainings]), []
+    for method in (name for name in METHODS if name in set(both["method"])):
+        own = both[both["method"] == method]
+        for metric in METRICS:
+            wide = own.pivot(index="pair_id", columns="seed", values=metric)
+            row = {"method": method, "metric": metric, "mean": wide.to_numpy().mean(), "sd_pairs": wide.mean(1).std()}
+            rows.append(row | {"trainings": wide.shape[1], "sd_trainings": wide.mean().std()})
+    return pd.DataFrame(rows)
+
+
+def tests_over_trainings(trainings: pd.DataFrame, metrics: pd.DataFrame, alpha: float = 0.05) -> pd.DataFrame:
+    """`crossed_test` of both networks against the strongest setting of each opponent, and of MIDiceRegNet against
+    MIRegNet (trainings of one seed together), in every metric.
+
+    trainings, metrics : as for `spread_table`
+
+    Columns metric, network, opponent, mean_network, mean_opponent, those of `crossed_test`, ``better`` (the network's
+    mean is the better one) and ``p_holm``, corrected over all rows. The strongest setting is that of
+    `strongest.against_strongest`.
+    """
+    compared = against_strongest(metrics, alpha)[["metric", "network", "opponent"]]
+    own = pd.DataFrame({"metric": METRICS, "network": NETWORKS[1], "opponent": NETWORKS[0]})
+    rows = []
+    for row in pd.concat([compared, own]).itertuples():
+        network = _wide(trainings, row.network, row.metric)
+        if row.opponent in NETWORKS:
+            opponent = _wide(trainings, row.opponent, row.metric)
+        else:
+            values = metrics[metrics["method"] == row.opponent].set_index("pair_id")[row.metric]
+            opponent = pd.DataFrame(dict.fromkeys(network, values))
+        network, opponent = (wide.dropna() for wide in network.align(opponent, join="inner"))
+        pairs = network.index.intersection(opponent.index)
+        test = crossed_test(network.loc[pairs] - opponent.loc[pairs], alpha)
+        sign = 1 if row.metric in HIGHER_IS_BETTER else -1
+        rows.append(
+            {"metric": row.metric, "network": row.network, "opponent": row.opponent}
+            | {"pairs": len(pairs), "trainings": network.shape[1]}
+            | {"mean_network": network.loc[pairs].to_numpy().mean()}
+            | {"mean_opponent": opponent.loc[pairs].to_numpy().mean()}
+            | test
+            | {"better": sign * test["difference"] > 0}
+        )
+    tests = pd.DataFrame(rows)
+    return tests.assign(p_holm=holm(tests["p"].to_numpy(float)))
+
+
+def _wide(trainings: pd.DataFrame, method: str, metric: str) -> pd.DataFrame:
+    return trainings[trainings["method"] == method].pivot(index="pair_id", columns="seed", values=metric)
+
+
+def spread_markdown(table: pd.DataFrame) -> str:
+    """`spread_table` as Markdown: mean ± SD between pairs, and in brackets the SD between trainings."""
+
+    def cell(row) -> str:
+        digits = _DIGITS.get(row.metric, 2)
+        between = "" if np.isnan(row.sd_trainings) else f" ({row.sd_trainings:.{digits}f})"
+        return "–" if np.isnan(row.mean) else f"{row.mean:.{digits}f} ± {row.sd_pairs:.{digits}f}{between}"
+
+    cells = table.assign(cell=[cell(row) for row in table.itertuples()])
+    wide = cells.pivot(index="method", columns="metric", values="cell")
+    wide = wide.loc[table["method"].unique(), list(METRICS)].rename(index=METHODS, columns=LABELS)
+    return wide.rename_axis("Method").reset_index().to_markdown(index=False, disable_numparse=True)
+
+
+def tests_markdown(tests: pd.DataFrame, alpha: float = 0.05) -> str:
+    """`tests_over_trainings` as Markdown."""
+    digits = [_DIGITS.get(metric, 2) for metric in tests["metric"]]
+    cells = [
+        {
+            "Metric": LABELS[row.metric],
+            "Network": METHODS[row.network],
+            "against": METHODS[row.opponent],
+            "difference": f"{row.difference:.{d}f}",
+            f"{100 * (1 - alpha):g} % interval": f"{row.ci_low:.{d}f} to {row.ci_high:.{d}f}",
+            "p": f"{row.p:.2g}",
+            "p, Holm": f"{row.p_holm:.2g}",
+            "The network is": outcome(row, alpha),
+        }
+        for row, d in zip(tests.itertuples(), digits, strict=True)
+    ]
+    return pd.DataFrame(cells).to_markdown(index=False, disable_numparse=True)
+
+
+def sentences(tests: pd.DataFrame, alpha: float = 0.05) -> str:
+    """What the tests say of TRE, DSC and folding, one sentence for each comparison, Markdown."""
+    said = []
+    for row in tests[tests["metric"].isin(("tre_mm", "dsc"))].itertuples():
+        digits, unit = (_DIGITS[row.metric], "") if row.metric in _DIGITS else (2, " mm")
+        said.append(
+            f"- {LABELS[row.metric].split('/')[0]}: {METHODS[row.network]} {row.mean_network:.{digits}f}{unit}, "
+            f"{METHODS[row.opponent]} {row.mean_opponent:.{digits}f}{unit}: {outcome(row, alpha)} "
+            f"(p {row.p:.2g}, corrected {row.p_holm:.2g}; {row.trainings} trainings, {row.pairs} pairs)."
+        )
+    return "\n".join(said)
