@@ -66,12 +66,17 @@ def spread_table(trainings: pd.DataFrame, metrics: pd.DataFrame) -> pd.DataFrame
         own = both[both["method"] == method]
         for metric in METRICS:
             wide = own.pivot(index="pair_id", columns="seed", values=metric)
-            row = {"method": method, "metric": metric, "mean": wide.to_numpy().mean(), "sd_pairs": wide.mean(1).std()}
+            row = {
+                "method": method,
+                "metric": metric,
+                "mean": wide.to_numpy().mean(),
+                "sd_pairs": wide.mean(axis=1).std(),
+            }
             rows.append(row | {"trainings": wide.shape[1], "sd_trainings": wide.mean().std()})
     return pd.DataFrame(rows)
 
 
-def tests_over_trainings(trainings: pd.DataFrame, metrics: pd.DataFrame, alpha: float = 0.05) -> pd.DataFrame:
+def compare_over_trainings(trainings: pd.DataFrame, metrics: pd.DataFrame, alpha: float = 0.05) -> pd.DataFrame:
     """`crossed_test` of both networks against the strongest setting of each opponent, and of MIDiceRegNet against
     MIRegNet (trainings of one seed together), in every metric.
 
@@ -125,8 +130,8 @@ def spread_markdown(table: pd.DataFrame) -> str:
     return wide.rename_axis("Method").reset_index().to_markdown(index=False, disable_numparse=True)
 
 
-def tests_markdown(tests: pd.DataFrame, alpha: float = 0.05) -> str:
-    """`tests_over_trainings` as Markdown."""
+def comparison_markdown(tests: pd.DataFrame, alpha: float = 0.05) -> str:
+    """`compare_over_trainings` as Markdown."""
     digits = [_DIGITS.get(metric, 2) for metric in tests["metric"]]
     cells = [
         {
