@@ -15,8 +15,9 @@ from known_networks import turned
 from typer.testing import CliRunner
 
 from mine_reg.cli import app
-from mine_reg.pair_tool import files
-from mine_reg.pair_tool.files import ALL_FILES, register_files, register_manifest
+from mine_reg.pair_tool import batch
+from mine_reg.pair_tool.batch import register_manifest
+from mine_reg.pair_tool.files import ALL_FILES, register_files
 from mine_reg.pair_tool.register import register
 from mine_reg.pair_tool.verdict import VERDICTS
 from mine_reg.storage.results import MARK
@@ -107,7 +108,7 @@ PROBLEMS = [
 
 def test_whatever_is_wrong_with_one_pair_the_rest_is_registered(make_table, weights, monkeypatch):
     """And a summary that cannot be written, as on a full disk, is written when there is room again."""
-    calls, written, write = [], [], files.write_csv
+    calls, written, write = [], [], batch.write_csv
 
     def fails_at_first(fixed, moving, **options):
         calls.append(moving)
@@ -122,9 +123,9 @@ def test_whatever_is_wrong_with_one_pair_the_rest_is_registered(make_table, weig
         write(frame, path, **how)
 
     monkeypatch.setattr("mine_reg.pair_tool.files.register", fails_at_first)
-    monkeypatch.setattr("mine_reg.pair_tool.files.write_csv", write_csv)
+    monkeypatch.setattr("mine_reg.pair_tool.batch.write_csv", write_csv)
     table = make_table("abcdefg")
-    summary = register_manifest(table, table.parent / "out", weights=weights, device="cpu")
+    summary = register_manifest(table, table.parent / "out", weights=weights, device="cpu", workers=1)
     assert summary["error"].tolist() == [*(said for _, said in PROBLEMS), ""]
     assert sorted(path.name for path in (table.parent / "out").iterdir()) == ["g", "summary.csv"]
     assert pd.read_csv(table.parent / "out/summary.csv")["pair_id"].tolist() == [*"abcdefg"]

@@ -24,13 +24,13 @@ from process_states import answer, changed_since, comma_locale, differences, fil
 
 import mine_reg
 from mine_reg.evaluation.paper import before_registration
-from mine_reg.experiments.run import _call
 from mine_reg.images.itk_state import decimal_point
 from mine_reg.images.reading import read_image
 from mine_reg.pairs.check import check_manifest
 from mine_reg.pairs.manifest import read_manifest
 from mine_reg.pairs.preprocess import preprocess
 from mine_reg.storage.borrowing import Borrowed, one_openmp_thread, one_torch_thread
+from mine_reg.storage.parallel import in_parallel
 from mine_reg.synthetic.pair_sets import make_phantom_pairs
 
 # of other numbers of threads; measured after 30 steps of refinement: 1e-5 mm
@@ -244,8 +244,8 @@ def test_one_worker_in_the_calling_process_gives_threads_and_environment_back(tm
         assert check_manifest(tmp_path / "raw/manifest.csv", workers=1)[1] == []
         preprocess(read_manifest(tmp_path / "raw/manifest.csv"), tmp_path / "pairs", split=split, workers=1, **how)
         assert len(before_registration(tmp_path / "pairs", workers=1)) == 6
-        seen = _call("name", lambda: (os.environ["OMP_NUM_THREADS"], torch.get_num_threads()))
-        assert seen == ("name", ("1", 1), None)
+        threads = lambda: (os.environ["OMP_NUM_THREADS"], torch.get_num_threads())  # noqa: E731
+        assert [*in_parallel({"name": (threads,)}, workers=1)] == [("name", ("1", 1))]
         assert changed_since(before) == []
 
 

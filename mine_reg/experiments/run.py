@@ -9,12 +9,10 @@ an interrupted run goes on where it stopped.
 import itertools
 import time
 from collections.abc import Iterable
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-import joblib
 import pandas as pd
 import torch
 from tqdm import tqdm
@@ -24,7 +22,7 @@ from mine_reg.evaluation.networks import measure, recover
 from mine_reg.experiments.notebook_training import NotebookTraining, planned, seconds_of
 from mine_reg.models import AffineNet
 from mine_reg.settings import LOSSES, settings
-from mine_reg.storage.borrowing import one_openmp_thread, one_torch_thread
+from mine_reg.storage.parallel import in_parallel
 from mine_reg.storage.results import code, digest, keep
 from mine_reg.training.augmentation import VOLUMES
 from mine_reg.training.datasets import PairDataset
@@ -173,31 +171,17 @@ def seconds_per_step(changes: dict[str, dict], pairs: Path, profile: str, repeat
 def _parallel(calls: dict, what: str, workers: int, scheduler: str | None) -> tuple[dict, dict]:
     """Results of ``name: (function, *arguments)``, and the messages of those that failed."""
     results, errors = {}, {}
-    if not calls:
-        return results, errors
-    with ExitStack() as stack:
-        if scheduler:
-            from dask.distributed import Client
-
-            stack.enter_context(Client(scheduler))
-            stack.enter_context(joblib.parallel_config(backend="dask"))
+    tried = {name: (_tried, *call) for name, call in calls.items()}
+    for name, (result, error) in tqdm(in_parallel(tried, workers, scheduler), total=len(calls), desc=what):
+        if error is None:
+            results[name] = result
         else:
-            at_once = min(joblib.effective_n_jobs(workers), len(calls))
-            stack.enter_context(joblib.parallel_config(backend="loky", n_jobs=at_once))
-        tasks = (joblib.delayed(_call)(name, *call) for name, call in calls.items())
-        outcomes = joblib.Parallel(return_as="generator_unordered")(tasks)
-        for name, result, error in tqdm(outcomes, total=len(calls), desc=what):
-            if error is None:
-                results[name] = result
-            else:
-                errors[name] = error
+            errors[name] = error
     return results, errors
 
 
-@one_openmp_thread  # of the notebook's kernel; several trainings at once would only wait for each other
-@one_torch_thread()
-def _call(name, function, *arguments):
+def _tried(function, *arguments) -> tuple[object, str | None]:
     try:
-        return name, function(*arguments), None
+        return function(*arguments), None
     except Exception as error:  # noqa: BLE001 - one failed experiment must not stop the others
-        return name, None, f"{type(error).__name__}: {error}"
+        return None, f"{type(error).__name__}: {error}"

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from mine_reg.images.markups import PointList, fcsv, markups, parse_fcsv, parse_markups
 from mine_reg.storage.tables import TableError, TextTable, read_text_table
@@ -84,6 +83,8 @@ def write_points(points: PointList, path: str | Path) -> None:
     elif name.endswith(".json"):
         write_json(markups(points), path)
     else:
+        import pandas as pd  # slow to load
+
         table = pd.DataFrame(points.xyz, columns=_AXES)
         write_csv(table.assign(label=points.labels) if any(points.labels) else table, path, float_format="%.4f")
 

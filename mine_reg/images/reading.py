@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from mine_reg.images.dicom import read_dicom_file, read_dicom_folder
 from mine_reg.images.itk_state import decimal_point
 from mine_reg.images.kinds import UNKNOWN, kind_of
 from mine_reg.images.metaimage import check_metaimage, metaimage_files
@@ -102,9 +101,15 @@ def _read_checked(check, reader: str):
     return read
 
 
+def _read_dicom(path: Path) -> sitk.Image:
+    from mine_reg.images.dicom import read_dicom_file, read_dicom_folder  # pydicom takes a while to load
+
+    return read_dicom_folder(path) if path.is_dir() else read_dicom_file(path)
+
+
 _READERS = {
-    "folder": read_dicom_folder,
-    "DICOM": read_dicom_file,
+    "folder": _read_dicom,
+    "DICOM": _read_dicom,
     "NIfTI": read_nifti,
     "NRRD": _read_checked(check_nrrd, "NrrdImageIO"),
     "MetaImage": _read_checked(check_metaimage, "MetaImageIO"),

@@ -147,6 +147,11 @@ def apply_transform(
     """
     if outside is None:
         outside = 0.0 if label else float(sitk.GetArrayViewFromImage(image).min())
+    if fixed.GetNumberOfPixels() >= _WORTH_COMPILING:
+        from mine_reg.images import warp  # its compiler takes half a second to load
+
+        if chain := warp.chain_of(transform):
+            return warp.warp(image, fixed, chain, label, outside)
     if label:
         return sitk.Resample(image, fixed, transform, sitk.sitkNearestNeighbor, outside, image.GetPixelID())
     kind = sitk.sitkFloat32 if image.GetPixelID() in _EXACT_IN_FLOAT32 else sitk.sitkFloat64
@@ -154,6 +159,7 @@ def apply_transform(
     return moved if image.GetPixelID() == kind else sitk.Cast(sitk.Round(moved), image.GetPixelID())
 
 
+_WORTH_COMPILING = 4_000_000  # voxels of the output
 _EXACT_IN_FLOAT32 = (sitk.sitkInt8, sitk.sitkUInt8, sitk.sitkInt16, sitk.sitkUInt16, sitk.sitkFloat32)
 
 

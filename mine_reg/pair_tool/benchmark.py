@@ -17,9 +17,10 @@ from mine_reg.images.geometry import points_to_voxels
 from mine_reg.images.points import POINTS, read_points
 from mine_reg.images.reading import image_files, read_image
 from mine_reg.images.transforms import ITK_FILE, map_points, read_transform
+from mine_reg.pair_tool.batch import register_manifest
 from mine_reg.pair_tool.benchmark_tables import AGGREGATES, TABLE, TEXT, aggregate, as_markdown
 from mine_reg.pair_tool.device import chosen_device
-from mine_reg.pair_tool.files import REPORT, register_manifest
+from mine_reg.pair_tool.files import REPORT
 from mine_reg.pairs.collection_files import SIDES, PairFiles, find_pairs
 from mine_reg.pairs.collection_layouts import COLLECTIONS, Collection
 from mine_reg.pairs.public_collections import prepare_pair
@@ -55,7 +56,7 @@ def benchmark(
 
     collection, folder : as of `public_collections.make_manifest`
     out : also receives ``pairs``, the manifest with what it needs, and ``registered``, the result of every case
-    weights, options : as of `files.register_manifest`
+    weights, options : as of `batch.register_manifest`
 
     Returns benchmark.csv: a row per case and kind of points (``landmarks``, ``keypoints`` or none) with its TRE before
     and after registration and its SD over the points, for DIR-Lab also snapped to voxels, and what the report says of

@@ -19,6 +19,7 @@ from mine_reg.training.self_similarity import mind_ssc
 _COUPLING = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 _SEARCHES = ((4, 3), (3, 2))  # voxels between nodes, and steps tried: 30 and 15 mm at 2.5 mm
 _BLURS = (1.2, 2.0)  # sigma, in nodes, of the Gaussian over what was found; more where less folds
+_CONSISTENT = 10  # steps by which the ways there and back are made one another's inverse
 _FADING_MM = 40.0  # from the border of the grid, so that large displacements do not end in a fold
 _ENOUGH = 0.36  # agreement of an answer, see `start.Comparison`, from which on there is no large motion to search for
 _CLEAR_GAIN = 1.05  # of the agreement, for which a found field, rough as it is, is taken
@@ -53,7 +54,8 @@ def searched_for_large_motion(pair: list[Tensor], answer: Answer, images: Images
 
 @torch.no_grad()
 def search(fixed: Tensor, moved: Tensor, region: Tensor, node: int, reach: int) -> Tensor:
-    """A DVF (1, 3, D, H, W) in voxels that brings ``moved`` onto ``fixed``, by nodes ``node`` voxels apart.
+    """A DVF (1, 3, D, H, W) in voxels that brings ``moved`` onto ``fixed``, by nodes ``node`` voxels apart; also sought
+    from ``moved`` to ``fixed``, and only what both ways agree upon stays.
 
     fixed, moved : (1, 1, D, H, W)
     region : (D, H, W), True for voxels that count; around their nodes the field goes on as it is at the border
@@ -66,17 +68,32 @@ def search(fixed: Tensor, moved: Tensor, region: Tensor, node: int, reach: int) 
         raise ValueError("the region has no voxel to search in")
     box = _box_of(counted[0, 0] > 0)
     count = counted[:, :, *box]
-    ours = F.avg_pool3d(mind_ssc(fixed) * region.to(fixed), node)[:, :, *box] / count.clamp_min(1e-3)
-    theirs = F.pad(F.avg_pool3d(mind_ssc(moved), node), [reach] * 6, mode="replicate")
-    theirs = theirs[:, :, *(slice(own.start, own.stop + 2 * reach) for own in box)]
-    cost = _costs(ours, theirs, count, reach)
-    axis = torch.arange(-reach, reach + 1, dtype=ours.dtype, device=ours.device)
+    around = [slice(own.start, own.stop + 2 * reach) for own in box]
+    here, near = [], []  # descriptors of the nodes of both images, in the region alone, and of all around
+    for image in (fixed, moved):
+        described = mind_ssc(image)
+        here.append(F.avg_pool3d(described * region.to(described), node)[:, :, *box] / count.clamp_min(1e-3))
+        near.append(F.pad(F.avg_pool3d(described, node), [reach] * 6, mode="replicate")[:, :, *around])
+    there = _found(here[0], near[1], count, reach)
+    back = _found(here[1], near[0], count, reach)
+    for _ in range(_CONSISTENT):
+        there, back = (
+            one - compose_dvf(other, one, one.shape[2:]) / 2 for one, other in ((there, back), (back, there))
+        )
+    return _at_voxels(node * there, box, node, fixed.shape[2:])
+
+
+def _found(here: Tensor, near: Tensor, count: Tensor, reach: int) -> Tensor:
+    """Displacements (1, 3, d, h, w), in nodes, after which what is ``near`` is like what is ``here``, and that agree
+    with their neighbours."""
+    cost = _costs(here, near, count, reach)
+    axis = torch.arange(-reach, reach + 1, dtype=here.dtype, device=here.device)
     tried = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij")).flatten(1)
-    field = _means(tried[:, cost.argmin(0)].reshape(1, 3, *ours.shape[2:]))
+    field = _means(tried[:, cost.argmin(0)].reshape(1, 3, *here.shape[2:]))
     for stiffness in _COUPLING:
         far = stiffness * (tried[:, :, None] - field.reshape(3, 1, -1)).square().sum(0)
-        field = _means(tried[:, (cost + far).argmin(0)].reshape(1, 3, *ours.shape[2:]))
-    return _at_voxels(node * field, box, node, fixed.shape[2:])
+        field = _means(tried[:, (cost + far).argmin(0)].reshape(1, 3, *here.shape[2:]))
+    return field
 
 
 def _box_of(inside: Tensor) -> list[slice]:

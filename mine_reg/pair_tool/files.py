@@ -1,21 +1,19 @@
-"""What `mine-reg register`, `batch` and `apply` do: files in, files out."""
+"""What `mine-reg register` and `apply` do: files in, files out."""
 
-import contextlib
-import json
 import os
 import warnings
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
-import pandas as pd
 import SimpleITK as sitk
-from tqdm import tqdm
 
 from mine_reg.images.markups import PointList
 from mine_reg.images.points import check_points_name, placed_points, read_point_list, write_points
-from mine_reg.images.reading import image_files, read_image
+from mine_reg.images.reading import read_image
 from mine_reg.images.transforms import (
     ANTS_AFFINE,
     ANTS_INVERSE_WARP,
@@ -31,21 +29,15 @@ from mine_reg.images.transforms import (
     write_transform,
 )
 from mine_reg.images.writing import check_image_name, write_image
-from mine_reg.pair_tool.device import chosen_device
 from mine_reg.pair_tool.register import Result, register
-from mine_reg.pairs.manifest import ManifestError, read_manifest
-from mine_reg.storage.results import code, digest, keep
-from mine_reg.storage.sentences import one_sentence
-from mine_reg.storage.writing import check_place, write_csv, write_json
-from mine_reg.training.weights import load_weights_file, weights_path
+from mine_reg.storage.results import keep
+from mine_reg.storage.writing import check_place, write_json
 
 REPORT, MOVED, FIELD, PICTURE = "report.json", "moved.nii.gz", "dvf.nii.gz", "quick_look.png"
 INCONSISTENCY = "inconsistency.nii.gz"
 ALL_FILES = (MOVED, FIELD, ITK_FILE, ANTS_AFFINE, ANTS_WARP, ANTS_INVERSE_WARP, INVERSE_FILE, LEARN2REG_FILE, REPORT)
 ALL_FILES += (PICTURE, INCONSISTENCY)
 FURTHER = ("fixed_mask", "moving_mask", "fixed_points", "moving_points")  # columns of a manifest beside the images
-DECIDING = ("models.py", "losses.py", "spatial.py", "registration.py", "images", "pair_tool")  # code of a registration
-DECIDING += ("training/weights.py", "training/similarity.py", "training/self_similarity.py")
 _FEW_LABELS = 64
 
 
@@ -70,13 +62,18 @@ def register_files(
     Files of an earlier result are replaced or removed. Nothing is written when anything fails. Raises ValueError when
     the result would replace what it is made from, and OSError that names the file.
     """
-    from mine_reg.pair_tool.quick_look import quick_look  # matplotlib takes most of a second to load
-
     _refuse_replacing(out, [fixed, moving, *(options.get(name) for name in FURTHER)])
     results = []
 
     def make(folder: Path) -> None:
-        result = register(fixed, moving, **options)
+        loading = Thread(target=import_module, args=["mine_reg.pair_tool.quick_look"])  # matplotlib, most of a second
+        loading.start()
+        try:
+            result = register(fixed, moving, **options)
+        finally:
+            loading.join()
+        from mine_reg.pair_tool.quick_look import quick_look
+
         write_result(result, folder)
         if inverse:
             result.report |= write_inverse(result.transform, folder)
@@ -128,76 +125,6 @@ def apply_to_points(transform: Path, points: Path, out: Path) -> None:
     check_place(out)
     given = placed_points(points, read_point_list(points))
     write_points(PointList(map_points(read_transform(transform), given.xyz), given.labels, given.rows), out)
-
-
-def register_manifest(
-    manifest: Path,
-    out: Path,
-    inverse: bool = False,
-    learn2reg: bool = False,
-    inconsistency: bool = False,
-    weights: str | Path = "midiceregnet",
-    **options,
-) -> pd.DataFrame:
-    """Register every pair of a manifest, each into a folder of ``out`` with its name, and write ``out/summary.csv``.
-
-    A pair that is already there from the same contents and options is not done again; one that fails, or whose row is
-    wrong, gets its sentence in the column ``error`` and does not stop the others. Returns the summary, one row per
-    pair. Raises what `read_manifest` raises when no row can be used, and ValueError or OSError when no pair could be
-    registered so: for weights or a device that are not there, or an ``out`` that cannot be written to.
-    """
-    table, errors = _usable(manifest)
-    rows, summary = [], Path(out) / "summary.csv"
-    chosen_device(options.get("device"))
-    load_weights_file(weights)
-    check_place(summary)
-    options["weights"] = weights
-    for number, row in enumerate(tqdm(table.to_dict("records"), desc="register", unit="pair")):
-        folder, error, report = Path(out) / row["pair_id"], errors.get(number, ""), {}
-        given = {name: Path(row[name]) if row[name] else None for name in FURTHER}
-        try:
-            if not error:
-                written = {"inverse": inverse, "learn2reg": learn2reg, "inconsistency": inconsistency}
-                pair = Path(row["fixed"]), Path(row["moving"])
-                register_files(*pair, folder, key=_key(row, written | options), **written, **given, **options)
-                report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
-        except Exception as problem:  # noqa: BLE001 - whatever is wrong with one pair, the others are registered
-            error = one_sentence(problem)
-        numbers = {name: value for name, value in report.items() if isinstance(value, float)}
-        warned = "; ".join(report.get("warnings", []))
-        said = {"error": error, "verdict": report.get("verdict", ""), "warnings": warned}
-        rows.append({"pair_id": row["pair_id"], **said, **numbers})
-        with contextlib.suppress(OSError):  # a full disk; the last time it is said
-            _write_summary(rows, summary)
-    _write_summary(rows, summary)
-    return pd.DataFrame(rows)
-
-
-def _usable(manifest: Path) -> tuple[pd.DataFrame, dict[int, str]]:
-    """A table some of whose rows can be used, and what is wrong with the others, by their place. Raises what
-    `read_manifest` raises when none can, or the table as a whole is wrong."""
-    try:
-        return read_manifest(manifest), {}
-    except ManifestError as error:
-        errors = {}
-        for row, problem in zip(error.rows, error.problems, strict=True):
-            errors[row] = f"{errors[row]}; {problem}" if row in errors else problem
-        if -1 in errors or len(errors) == len(error.table):
-            raise
-        return error.table, errors
-
-
-def _write_summary(rows: list[dict], path: Path) -> None:
-    write_csv(pd.DataFrame(rows), path, float_format="%.6g")
-
-
-def _key(row: dict, options: dict) -> str:
-    """Changes with the contents of a file of the pair or of the weights, with an option, and with the program."""
-    files = []
-    for name in ("fixed", "moving", *FURTHER):
-        given = Path(row[name]) if row[name] else None
-        files += [None] if given is None else [given] if "points" in name else image_files(given)
-    return digest(options, weights_path(options["weights"]), *files, *code(*DECIDING))
 
 
 def _refuse_same(out: Path, inputs: Iterable[Path]) -> None:

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import SimpleITK as sitk
 import torch
-from scipy.stats import entropy
 from torch import Tensor
 
+from mine_reg.evaluation.mutual_information import entropy
 from mine_reg.images.geometry import voxels_to_points
 from mine_reg.models import DeformNet
 from mine_reg.pair_tool.inputs import BODY, Images, inside, shown_there
@@ -133,7 +133,7 @@ def normalised_information(fixed: np.ndarray, moving: np.ndarray) -> float:
     bins = [np.minimum((values * _BINS).astype(np.int64), _BINS - 1) for values in (fixed, moving)]
     joint = np.bincount(bins[0] * _BINS + bins[1], minlength=_BINS * _BINS).reshape(_BINS, _BINS)
     own, other = entropy(joint.sum(1)), entropy(joint.sum(0))
-    return float((own + other - entropy(joint.ravel())) / max(min(own, other), 1e-6))
+    return (own + other - entropy(joint)) / max(min(own, other), 1e-6)
 
 
 @torch.inference_mode()

@@ -5,8 +5,10 @@ import io
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pandas as pd
+if TYPE_CHECKING:
+    import pandas as pd
 
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab"}
 _WORKBOOKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")  # .xlsx and .ods, .xls
@@ -67,9 +69,11 @@ def read_text_table(path: str | Path, known: Collection[str]) -> TextTable:
     return TextTable(columns, [[cells[i] for i in used] for _, cells in body], [row for row, _ in body], separator)
 
 
-def read_pair_table(path) -> pd.DataFrame:
+def read_pair_table(path) -> "pd.DataFrame":
     """A CSV of this program's with one row per pair, or per pair and method; ids such as 001, 1e5 and NA stay as they
     are."""
+    import pandas as pd  # slow to load, and not every table is read as one
+
     return pd.read_csv(path, dtype={"pair_id": str}, keep_default_na=False, na_values=[""])
 
 

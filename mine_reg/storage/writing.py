@@ -12,9 +12,11 @@ import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 from zlib import crc32
 
-import pandas as pd
+if TYPE_CHECKING:  # slow to load, and only some commands write tables
+    import pandas as pd
 
 BEGUN = ".writing-"  # what is not complete yet
 _HOST, _RUN = f"{crc32(socket.gethostname().encode()):08x}", secrets.token_hex(3)
@@ -63,7 +65,7 @@ def check_place(path: str | Path) -> None:
         raise Tried
 
 
-def write_csv(table: pd.DataFrame, path: str | Path, **how) -> None:
+def write_csv(table: "pd.DataFrame", path: str | Path, **how) -> None:
     """A table without its index as CSV; ``how`` as of `pandas.DataFrame.to_csv`. Raises OSError that names the file."""
     write_text(table.to_csv(index=False, **how), path)
 
