@@ -3,6 +3,7 @@ was made from something else."""
 
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -243,3 +244,31 @@ def test_hu_are_rounded_and_not_cut(pair, weights):
     inside = sitk.GetArrayFromImage(shown) > -900
     bias = sitk.GetArrayFromImage(low)[inside].astype(float) - sitk.GetArrayFromImage(shown)[inside]
     assert np.abs(bias).mean() < 0.05  # -0.4 is nearest to 0 everywhere; cut, half of it would be 1 more
+
+
+def test_pairs_share_the_cores_where_there_are_many(make_table, weights):
+    """As they do one after the other; a bad one stops no other, and what is there is not made again."""
+    table = make_table("abc")
+    frame = pd.read_csv(table, dtype=str)
+    frame.loc[1, "moving"] = "fixed_mask.nii.gz"
+    frame.to_csv(table, index=False)
+    beside, alone = table.parent / "beside", table.parent / "alone"
+    command = ["batch", str(table), "--weights", str(weights), "--device", "cpu", "--out"]
+    done = CliRunner().invoke(app, [*command, str(beside), "--workers", "2"])
+    assert done.exit_code == 1 and re.search(r"trusted unseen\. \d+ pairs per hour\.$", done.stdout.strip())
+    summary = register_manifest(table, alone, weights=weights, device="cpu", workers=1)
+    ours = pd.read_csv(beside / "summary.csv")
+    assert ours["pair_id"].tolist() == [*"abc"] and "fixed_mask.nii.gz" in ours["error"][1]
+    assert ours["tre_mm_after"].to_numpy() == pytest.approx(summary["tre_mm_after"].to_numpy(), abs=1e-3, nan_ok=True)
+    again = register_manifest(table, beside, weights=weights, device="cpu", workers=2)
+    assert again.attrs["pairs_per_hour"] is None
+    with pytest.raises(ValueError, match="workers is 0; give how many pairs"):
+        register_manifest(table, alone, weights=weights, device="cpu", workers=0)
+
+
+def test_how_many_pairs_are_registered_at_once(monkeypatch):
+    monkeypatch.setattr("joblib.effective_n_jobs", lambda jobs: 8)
+    monkeypatch.setattr("os.sysconf", {"SC_PHYS_PAGES": 4_000_000, "SC_PAGE_SIZE": 4096}.get)
+    assert batch._at_once(None, 100, "cpu") == 3  # 16 GB
+    assert batch._at_once(None, 15, "cpu") == batch._at_once(None, 100, "cuda") == 1
+    assert batch._at_once(5, 2, "cpu") == 5

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mine_reg.pair_tool.discrete import search
-from mine_reg.spatial import smooth, warp
+from mine_reg.spatial import compose_dvf, smooth, warp
 
 SIZE = (48, 48, 48)
 
@@ -54,3 +54,15 @@ def test_intensities_do_not_matter(image):
 def test_an_empty_region_is_refused(image):
     with pytest.raises(ValueError, match="no voxel to search in"):
         search(image, image, torch.zeros(SIZE, dtype=torch.bool), 3, 2)
+
+
+def test_the_way_back_is_the_inverse(image):
+    field = smooth(torch.randn(1, 3, *SIZE, generator=torch.Generator().manual_seed(1)), 9.0)
+    field = 3.0 * field / field.std()
+    region = torch.zeros(SIZE, dtype=torch.bool)
+    region[6:42, 6:42, 6:42] = True
+    moved = warp(image, field)
+    there, back = search(image, moved, region, 3, 2), search(moved, image, region, 3, 2)
+    inside = (slice(None), slice(None), *[slice(12, 36)] * 3)
+    left = compose_dvf(there, back, SIZE)[inside]
+    assert left.norm(dim=1).mean() < 0.1 * there[inside].norm(dim=1).mean()

@@ -7,7 +7,7 @@ from scipy.ndimage import gaussian_filter
 
 from mine_reg.images import transforms
 from mine_reg.images.transforms import apply_transform
-from mine_reg.images.warp import chain_of, warp
+from mine_reg.images.warp import _compiled, chain_of, warp
 
 AFFINE = sitk.AffineTransform(
     (1.03, 0.05, 0.0, -0.04, 0.97, 0.02, 0.01, -0.03, 1.02), (4.0, -6.0, 3.0), (10.0, 5.0, 2.0)
@@ -89,3 +89,10 @@ def test_large_and_small_images_are_treated_alike(monkeypatch):
     in_one_pass = sitk.GetArrayFromImage(apply_transform(moving, fixed, transform, label=False))
     assert called and np.abs(in_one_pass.astype(int) - by_itk).max() <= 1
     assert (in_one_pass != by_itk).mean() < 1e-3
+
+
+def test_it_works_where_nothing_compiled_can_be_kept(monkeypatch):
+    from numba.core.caching import CacheImpl
+
+    monkeypatch.setattr(CacheImpl, "_locator_classes", [])
+    assert _compiled(lambda value: value + 1)(1) == 2

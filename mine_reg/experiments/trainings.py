@@ -21,17 +21,23 @@ def crossed_test(differences: pd.DataFrame, alpha: float = 0.05) -> dict[str, fl
     Pairs and trainings are two crossed random effects. With the mean squares P of pairs, S of trainings and R of what
     is left, the variance of the mean is (P + S - R) / (pairs * trainings), and no less than P or S alone give; its
     degrees of freedom are Satterthwaite's (Clark 1973, quasi F). Returns ``difference``, ``ci_low``, ``ci_high``,
-    ``t``, ``df`` and ``p``; differences that are 0 everywhere are no evidence (p = 1).
+    ``t``, ``df`` and ``p``; differences that are 0 everywhere are no evidence (p = 1). Of one training it is the paired
+    t-test over pairs.
 
-    Raises ValueError for less than two pairs or trainings, and for missing values.
+    Raises ValueError for less than two pairs, and for missing values.
     """
     pairs, trainings = differences.shape
-    if pairs < 2 or trainings < 2 or differences.isna().any(axis=None):
-        raise ValueError(f"needs two pairs and two trainings or more, all measured; got {pairs} and {trainings}")
+    if pairs < 2 or trainings < 1 or differences.isna().any(axis=None):
+        raise ValueError(f"needs two pairs or more, measured in every training; got {pairs} by {trainings}")
     mean = float(differences.to_numpy().mean())
     if not differences.to_numpy().any():
         return {"difference": 0.0, "ci_low": 0.0, "ci_high": 0.0, "t": 0.0, "df": np.nan, "p": 1.0}
     values = differences.to_numpy()
+    if trainings == 1:
+        test = stats.ttest_1samp(values[:, 0], 0.0)
+        low, high = test.confidence_interval(1 - alpha)
+        said = {"difference": mean, "ci_low": low, "ci_high": high, "t": test.statistic, "df": test.df}
+        return said | {"p": float(test.pvalue)}
     table = pd.DataFrame(
         [(pair, training, values[pair, training]) for pair in range(pairs) for training in range(trainings)],
         columns=["pair", "training", "difference"],
@@ -53,6 +59,31 @@ def crossed_test(differences: pd.DataFrame, alpha: float = 0.05) -> dict[str, fl
     }
 
 
+def with_trainings(trainings: pd.DataFrame, metrics: pd.DataFrame) -> pd.DataFrame:
+    """``metrics``, whose networks are those of one training, with all ``trainings`` in their place; the column ``seed``
+    is 0 for methods that are not trained."""
+    others = metrics[~metrics["method"].isin(trainings["method"].unique())].assign(seed=0)
+    return pd.concat([others, trainings], ignore_index=True)
+
+
+def by_training(both: pd.DataFrame, method: str, metric: str) -> pd.DataFrame:
+    """Values of a method, pairs by trainings, from `with_trainings`."""
+    return both[both["method"] == method].pivot(index="pair_id", columns="seed", values=metric)
+
+
+def difference(one: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
+    """One minus other, pairs by trainings, for pairs and trainings that both have; what is not trained is the same
+    beside every training of the other."""
+    if other.shape[1] == 1 < one.shape[1]:
+        other = pd.DataFrame(dict.fromkeys(one, other.iloc[:, 0]))
+    elif one.shape[1] == 1 < other.shape[1]:
+        one = pd.DataFrame(dict.fromkeys(other, one.iloc[:, 0]))
+    elif one.shape[1] == other.shape[1] == 1:
+        one, other = one.set_axis([0], axis=1), other.set_axis([0], axis=1)
+    one, other = one.align(other, join="inner")
+    return (one - other).dropna()
+
+
 def spread_table(trainings: pd.DataFrame, metrics: pd.DataFrame) -> pd.DataFrame:
     """Table 1 over trainings: one row per method and metric with ``mean``, ``sd_pairs`` (of the pairs' means over
     trainings), ``trainings`` and ``sd_trainings`` (of the trainings' means over pairs; NaN for methods without).
@@ -60,12 +91,10 @@ def spread_table(trainings: pd.DataFrame, metrics: pd.DataFrame) -> pd.DataFrame
     trainings : one row per network (``method``), ``seed`` and ``pair_id``, with the metrics
     metrics : one row per method and pair, as in ``results/metrics.csv``, of which all but the networks are shown
     """
-    others = metrics[~metrics["method"].isin(trainings["method"].unique())].assign(seed=0)
-    both, rows = pd.concat([others, trainings]), []
+    both, rows = with_trainings(trainings, metrics), []
     for method in (name for name in METHODS if name in set(both["method"])):
-        own = both[both["method"] == method]
         for metric in METRICS:
-            wide = own.pivot(index="pair_id", columns="seed", values=metric)
+            wide = by_training(both, method, metric)
             row = {
                 "method": method,
                 "metric": metric,
@@ -86,34 +115,25 @@ def compare_over_trainings(trainings: pd.DataFrame, metrics: pd.DataFrame, alpha
     mean is the better one) and ``p_holm``, corrected over all rows. The strongest setting is that of
     `strongest.against_strongest`.
     """
+    both = with_trainings(trainings, metrics)
     compared = against_strongest(metrics, alpha)[["metric", "network", "opponent"]]
     own = pd.DataFrame({"metric": METRICS, "network": NETWORKS[1], "opponent": NETWORKS[0]})
     rows = []
     for row in pd.concat([compared, own]).itertuples():
-        network = _wide(trainings, row.network, row.metric)
-        if row.opponent in NETWORKS:
-            opponent = _wide(trainings, row.opponent, row.metric)
-        else:
-            values = metrics[metrics["method"] == row.opponent].set_index("pair_id")[row.metric]
-            opponent = pd.DataFrame(dict.fromkeys(network, values))
-        network, opponent = (wide.dropna() for wide in network.align(opponent, join="inner"))
-        pairs = network.index.intersection(opponent.index)
-        test = crossed_test(network.loc[pairs] - opponent.loc[pairs], alpha)
+        network, opponent = (by_training(both, method, row.metric) for method in (row.network, row.opponent))
+        apart = difference(network, opponent)
+        test = crossed_test(apart, alpha)
         sign = 1 if row.metric in HIGHER_IS_BETTER else -1
         rows.append(
             {"metric": row.metric, "network": row.network, "opponent": row.opponent}
-            | {"pairs": len(pairs), "trainings": network.shape[1]}
-            | {"mean_network": network.loc[pairs].to_numpy().mean()}
-            | {"mean_opponent": opponent.loc[pairs].to_numpy().mean()}
+            | {"pairs": len(apart), "trainings": apart.shape[1]}
+            | {"mean_network": network.loc[apart.index].to_numpy().mean()}
+            | {"mean_opponent": opponent.loc[apart.index].to_numpy().mean()}
             | test
             | {"better": sign * test["difference"] > 0}
         )
     tests = pd.DataFrame(rows)
     return tests.assign(p_holm=holm(tests["p"].to_numpy(float)))
-
-
-def _wide(trainings: pd.DataFrame, method: str, metric: str) -> pd.DataFrame:
-    return trainings[trainings["method"] == method].pivot(index="pair_id", columns="seed", values=metric)
 
 
 def spread_markdown(table: pd.DataFrame) -> str:

@@ -3,7 +3,7 @@
 What ITK's resampling gives, voxel by voxel, but faster: ITK asks every transform of a composite anew for each voxel.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import NamedTuple
@@ -13,6 +13,16 @@ import SimpleITK as sitk
 from numba import njit
 
 _NO_FIELD = np.zeros((1, 1, 1, 3), np.float32)
+
+
+def _compiled(function: Callable) -> Callable:
+    """Compiled at its first call, once for all processes where what is compiled can be kept."""
+    # products and sums may be fused; NaN is still told from a number
+    how = {"nogil": True, "fastmath": {"contract", "nsz", "arcp", "reassoc"}}
+    try:
+        return njit(cache=True, **how)(function)
+    except RuntimeError:  # neither the package's folder nor the user's can be written to
+        return njit(**how)(function)
 
 
 class Chain(NamedTuple):
@@ -47,11 +57,12 @@ def warp(image: sitk.Image, fixed: sitk.Image, chain: Chain, label: bool, outsid
     to_mm = _then(chain.before, _grid(fixed))  # from voxels of the output to where the field is asked
     field, to_field = _NO_FIELD, np.eye(3, 4)
     if chain.field is not None:
-        field = sitk.GetArrayFromImage(chain.field).astype(np.float32, copy=False)
+        field = sitk.GetArrayViewFromImage(chain.field)
         to_field = _then(_inverse(_grid(chain.field)), to_mm)
     to_moving = _then(_inverse(_grid(image)), chain.after)
-    along = np.ascontiguousarray(to_moving[:, :3])  # a displacement in mm, in voxels of the image
-    maps = _then(to_moving, to_mm), to_field, along
+    along = to_moving[:, :3]  # a displacement in mm, in voxels of the image
+    field = np.matmul(field, along.T, dtype=np.float32, casting="same_kind")
+    maps = _then(to_moving, to_mm), to_field
 
     def part(slices: range) -> None:
         _fill(voxels, out, slices.start, slices.stop, *maps, field, chain.field is not None, label, outside)
@@ -64,50 +75,98 @@ def warp(image: sitk.Image, fixed: sitk.Image, chain: Chain, label: bool, outsid
     return result
 
 
-@njit(nogil=True, cache=True)
-def _fill(image, out, first, last, to_image, to_field, along, field, has_field, label, outside):
-    """Slices first to last of ``out``. The maps go from its voxels (x, y, z) to those of the image and the field."""
+@_compiled
+def _fill(image, out, first, last, to_image, to_field, field, has_field, label, outside):
+    """Slices first to last of ``out``. The maps go from its voxels (x, y, z) to those of the image and the field, whose
+    displacements are in voxels of the image."""
     depth, height, width = image.shape
     fd, fh, fw = field.shape[0], field.shape[1], field.shape[2]
     whole = image.dtype.type(0.5) == image.dtype.type(0)  # the type has no fractions
+    # where rows of both grids are parallel, those of the field are interpolated once for a row of the output
+    straight = abs(to_field[1, 0]) * out.shape[2] < 1e-6 and abs(to_field[2, 0]) * out.shape[2] < 1e-6
+    line = np.zeros((fw, 3))
     for k in range(first, last):
         for j in range(out.shape[1]):
             xj, yj, zj = _row(to_image, j, k)
             aj, bj, cj = _row(to_field, j, k)
+            moves = has_field and (not straight or (-0.5 <= bj < fh - 0.5 and -0.5 <= cj < fd - 0.5))
+            if moves and straight:
+                for a in range(fw):
+                    line[a, 0], line[a, 1], line[a, 2] = _displacement(field, a, a, 0.0, bj, cj)
             for i in range(out.shape[2]):
                 x, y, z = xj + to_image[0, 0] * i, yj + to_image[1, 0] * i, zj + to_image[2, 0] * i
-                if has_field:
-                    a, b, c = aj + to_field[0, 0] * i, bj + to_field[1, 0] * i, cj + to_field[2, 0] * i
-                    if -0.5 <= a < fw - 0.5 and -0.5 <= b < fh - 0.5 and -0.5 <= c < fd - 0.5:
+                if moves:
+                    a = aj + to_field[0, 0] * i
+                    if -0.5 <= a < fw - 0.5:
                         a0, a1, da = _around(a, fw)
-                        b0, b1, db = _around(b, fh)
-                        c0, c1, dc = _around(c, fd)
-                        p, q, r, s = (1 - dc) * (1 - db), (1 - dc) * db, dc * (1 - db), dc * db
-                        for n in range(3):
-                            u = (
-                                p * (field[c0, b0, a0, n] + da * (field[c0, b0, a1, n] - field[c0, b0, a0, n]))
-                                + q * (field[c0, b1, a0, n] + da * (field[c0, b1, a1, n] - field[c0, b1, a0, n]))
-                                + r * (field[c1, b0, a0, n] + da * (field[c1, b0, a1, n] - field[c1, b0, a0, n]))
-                                + s * (field[c1, b1, a0, n] + da * (field[c1, b1, a1, n] - field[c1, b1, a0, n]))
-                            )
-                            x += along[0, n] * u
-                            y += along[1, n] * u
-                            z += along[2, n] * u
+                        if straight:
+                            x += line[a0, 0] + da * (line[a1, 0] - line[a0, 0])
+                            y += line[a0, 1] + da * (line[a1, 1] - line[a0, 1])
+                            z += line[a0, 2] + da * (line[a1, 2] - line[a0, 2])
+                        else:
+                            b, c = bj + to_field[1, 0] * i, cj + to_field[2, 0] * i
+                            if -0.5 <= b < fh - 0.5 and -0.5 <= c < fd - 0.5:
+                                dx, dy, dz = _displacement(field, a0, a1, da, b, c)
+                                x, y, z = x + dx, y + dy, z + dz
                 if not (-0.5 <= x < width - 0.5 and -0.5 <= y < height - 0.5 and -0.5 <= z < depth - 0.5):
                     out[k, j, i] = outside
                 elif label:
-                    out[k, j, i] = image[int(np.floor(z + 0.5)), int(np.floor(y + 0.5)), int(np.floor(x + 0.5))]
+                    out[k, j, i] = image[_below(z + 0.5), _below(y + 0.5), _below(x + 0.5)]
                 else:
                     x0, x1, dx = _around(x, width)
                     y0, y1, dy = _around(y, height)
                     z0, z1, dz = _around(z, depth)
-                    value = (1 - dz) * (
-                        (1 - dy) * _between(image, z0, y0, x0, x1, dx) + dy * _between(image, z0, y1, x0, x1, dx)
-                    ) + dz * ((1 - dy) * _between(image, z1, y0, x0, x1, dx) + dy * _between(image, z1, y1, x0, x1, dx))
+                    front = _between(image, z0, y0, x0, x1, dx)
+                    front += dy * (_between(image, z0, y1, x0, x1, dx) - front)
+                    back = _between(image, z1, y0, x0, x1, dx)
+                    back += dy * (_between(image, z1, y1, x0, x1, dx) - back)
+                    value = front + dz * (back - front)
                     out[k, j, i] = np.floor(value + 0.5) if whole else value
 
 
-@njit(nogil=True, cache=True)
+@_compiled
+def _displacement(field, a0, a1, da, b, c):
+    """Of the field at (a, b, c), with a between a0 and a1."""
+    b0, b1, db = _around(b, field.shape[1])
+    c0, c1, dc = _around(c, field.shape[0])
+    p, q, r, s = (1 - dc) * (1 - db), (1 - dc) * db, dc * (1 - db), dc * db
+    found = (0.0, 0.0, 0.0)
+    for at, share in ((a0, 1 - da), (a1, da)):
+        found = (
+            found[0]
+            + share
+            * (
+                p * field[c0, b0, at, 0]
+                + q * field[c0, b1, at, 0]
+                + r * field[c1, b0, at, 0]
+                + s * field[c1, b1, at, 0]
+            ),
+            found[1]
+            + share
+            * (
+                p * field[c0, b0, at, 1]
+                + q * field[c0, b1, at, 1]
+                + r * field[c1, b0, at, 1]
+                + s * field[c1, b1, at, 1]
+            ),
+            found[2]
+            + share
+            * (
+                p * field[c0, b0, at, 2]
+                + q * field[c0, b1, at, 2]
+                + r * field[c1, b0, at, 2]
+                + s * field[c1, b1, at, 2]
+            ),
+        )
+    return found
+
+
+@_compiled
+def _below(place):
+    return np.uint64(np.floor(place))
+
+
+@_compiled
 def _row(affine, j, k):
     """Where the row of voxels (0, j, k) begins."""
     return (
@@ -117,14 +176,15 @@ def _row(affine, j, k):
     )
 
 
-@njit(nogil=True, cache=True)
+@_compiled
 def _around(place, count):
-    """Voxels on both sides of a place, both within the grid, and the share of the upper one."""
-    low = int(np.floor(place))
-    return max(low, 0), min(low + 1, count - 1), place - low
+    """Voxels on both sides of a place, both within the grid, and the share of the upper one; without a sign, so that
+    nobody looks whether they count from the end."""
+    low = np.int64(np.floor(place))
+    return np.uint64(max(low, 0)), np.uint64(min(low + 1, count - 1)), place - low
 
 
-@njit(nogil=True, cache=True)
+@_compiled
 def _between(image, z, y, x0, x1, dx):
     one, other = float(image[z, y, x0]), float(image[z, y, x1])
     return one + dx * (other - one)
