@@ -1,9 +1,11 @@
-"""What each part of refinement brings: the similarity, the region in which it looks, and the size of its voxels.
+"""What each part of refinement brings: the similarity, the region in which it looks, the size of its voxels, and the
+search for large motion before it.
 
 python benchmarks/refinement_parts.py scratch/hard_pairs --groups plain one_lung --out results/benchmarks
 
 The folder is what `hard_pairs.py` wrote from scans that trained the shipped weights: choices are made on these, not on
-those that the results are reported on. Every variant starts from the same answer of the networks. Writes
+those that the results are reported on. Every variant starts from the same answer of the networks, with the search
+where it is taken or without. Writes
 refinement_parts.csv: mean and worst TRE, standard deviation of the logarithm of the Jacobian determinant, folding, and
 seconds of the refinement alone.
 """
@@ -20,6 +22,7 @@ from tqdm import tqdm
 from mine_reg.evaluation.metrics import field_metrics
 from mine_reg.images.geometry import points_to_voxels
 from mine_reg.images.points import read_points
+from mine_reg.pair_tool.discrete import searched_for_large_motion
 from mine_reg.pair_tool.inputs import inside, read_images, shown_there
 from mine_reg.pair_tool.refine import NEAR_MM, RefinementSettings, refine
 from mine_reg.pair_tool.report import names_of
@@ -38,8 +41,11 @@ SIMILARITIES = {
 REGIONS_MM = (NEAR_MM, 15.0)  # from the lungs
 VOXELS_MM = (2.5, 5.0)  # those that the similarity compares
 # as what follows was chosen one after another, not every combination is run
-VARIANTS = [(name, NEAR_MM, 2.5) for name in SIMILARITIES]
-VARIANTS += [(name, 15.0, 2.5) for name in SIMILARITIES] + [("MINE and MIND-SSC", NEAR_MM, 5.0)]
+BOTH = "MINE and MIND-SSC"
+VARIANTS = [(name, NEAR_MM, 2.5, False) for name in SIMILARITIES]
+VARIANTS += [(name, 15.0, 2.5, False) for name in SIMILARITIES]
+VARIANTS += [(BOTH, NEAR_MM, 5.0, False), (BOTH, NEAR_MM, 2.5, True)]
+COLUMNS = ("similarity", "region_mm", "voxels_mm", "search")
 
 
 class Prepared:
@@ -53,22 +59,27 @@ class Prepared:
         start, grid = answer.start.transform(), images.grid
         self.fixed = scaled(images.seen["fixed"], grid)[None]
         self.moving = scaled(images.seen["moving"], grid, start)[None]
-        self.theta, self.dvf = answer.theta.clone(), smooth(answer.dvf, 0.9)[:, :, ::2, ::2, ::2].clone()
         shown = shown_there(images.shown["fixed"], grid)
         self.regions = {mm: torch.from_numpy(inside(images.regions["fixed"], grid, mm) & shown) for mm in REGIONS_MM}
         self.shown = torch.from_numpy(shown_there(images.shown["moving"], grid, start))
+        searched = searched_for_large_motion([self.fixed, self.moving], answer, images, self.regions[NEAR_MM])
+        self.theta = answer.theta.clone()
+        self.dvf = {
+            search: smooth(found.dvf, 0.9)[:, :, ::2, ::2, ::2].clone()
+            for search, found in ((False, answer), (True, searched))
+        }
         fixed, moving = (read_points(folder / getattr(row, f"{role}_points")) for role in ("fixed", "moving"))
         self.points = [points_to_voxels(p, grid).float()[None] for p in (fixed, moving - answer.start.shift)]
         self.spacing_mm = grid.GetSpacing()[0]
 
     def refined(self, weights: RegistrationWeights, steps: int, variant: tuple) -> tuple[Tensor, Tensor]:
         """theta and DVF, in voxels of the fine grid."""
-        similarity, mm, voxels_mm = variant
+        similarity, mm, voxels_mm, search = variant
         arguments, region, shown, scale = (self.fixed, self.moving), self.regions[mm], self.shown, 1
         if voxels_mm == max(VOXELS_MM):
             arguments, scale = tuple(map(halved, arguments)), 2
             region, shown = (mask[::2, ::2, ::2].clone() for mask in (region, shown))
-        theta, dvf = self.theta.clone(), self.dvf.clone() / scale
+        theta, dvf = self.theta.clone(), self.dvf[search].clone() / scale
         how = {"settings": SIMILARITIES[similarity], "shown": shown}
         theta, dvf, _ = refine(*arguments, theta, dvf, weights.statistic, region, steps, **how)
         return theta, scale * dvf
@@ -94,14 +105,15 @@ def main() -> None:
     weights = load_weights_file(arguments.weights)
     for row in tqdm(list(table.itertuples()), unit="pair"):
         pair = Prepared(arguments.folder, row, weights)
-        rows.append({"similarity": "none", "region_mm": 0.0, "voxels_mm": 0.0, "seconds": 0.0})
-        rows[-1] |= pair.measured(pair.theta, pair.dvf)
+        for search, dvf in pair.dvf.items():
+            rows.append(dict(zip(COLUMNS, ("none", 0.0, 0.0, search), strict=True)) | {"seconds": 0.0})
+            rows[-1] |= pair.measured(pair.theta, dvf)
         for variant in VARIANTS:
             start = time.perf_counter()
             answer = pair.refined(weights, arguments.steps, variant)
-            what = dict(zip(("similarity", "region_mm", "voxels_mm"), variant, strict=True))
+            what = dict(zip(COLUMNS, variant, strict=True))
             rows.append(what | {"seconds": time.perf_counter() - start} | pair.measured(*answer))
-    by = pd.DataFrame(rows).groupby(["similarity", "region_mm", "voxels_mm"], sort=False)
+    by = pd.DataFrame(rows).groupby(list(COLUMNS), sort=False)
     found = by.mean(numeric_only=True).assign(tre_mm_worst=by["tre_mm"].max(), pairs=by.size()).reset_index()
     write_csv(found, arguments.out / "refinement_parts.csv", float_format="%.4g")
     print(found.round(3).to_string(index=False))
