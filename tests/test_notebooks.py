@@ -20,6 +20,7 @@ STEPS = [
     "ablation",
     "sweep",
     "similarities",
+    "seeds",
 ]
 TOOLS = ["20_register", "21_explore"]  # for pairs of one's own, outside the study
 
