@@ -246,11 +246,12 @@ def test_hu_are_rounded_and_not_cut(pair, weights):
     assert np.abs(bias).mean() < 0.05  # -0.4 is nearest to 0 everywhere; cut, half of it would be 1 more
 
 
-def test_pairs_share_the_cores_where_there_are_many(make_table, weights):
+def test_pairs_share_the_cores_where_there_are_many(pair, make_table, weights):
     """As they do one after the other; a bad one stops no other, and what is there is not made again."""
     table = make_table("abc")
     frame = pd.read_csv(table, dtype=str)
-    frame.loc[1, "moving"] = "fixed_mask.nii.gz"
+    sitk.WriteImage(turned(pair.moving * 0 - 1000), str(table.parent / "air.nii.gz"))
+    frame.loc[1, "moving"] = "air.nii.gz"
     frame.to_csv(table, index=False)
     beside, alone = table.parent / "beside", table.parent / "alone"
     command = ["batch", str(table), "--weights", str(weights), "--device", "cpu", "--out"]
@@ -258,7 +259,7 @@ def test_pairs_share_the_cores_where_there_are_many(make_table, weights):
     assert done.exit_code == 1 and re.search(r"trusted unseen\. \d+ pairs per hour\.$", done.stdout.strip())
     summary = register_manifest(table, alone, weights=weights, device="cpu", workers=1)
     ours = pd.read_csv(beside / "summary.csv")
-    assert ours["pair_id"].tolist() == [*"abc"] and "fixed_mask.nii.gz" in ours["error"][1]
+    assert ours["pair_id"].tolist() == [*"abc"] and "air.nii.gz" in ours["error"][1]
     assert ours["tre_mm_after"].to_numpy() == pytest.approx(summary["tre_mm_after"].to_numpy(), abs=1e-3, nan_ok=True)
     again = register_manifest(table, beside, weights=weights, device="cpu", workers=2)
     assert again.attrs["pairs_per_hour"] is None
