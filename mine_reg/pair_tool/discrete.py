@@ -22,13 +22,12 @@ _BLURS = (1.2, 2.0)  # sigma, in nodes, of the Gaussian over what was found; mor
 _CONSISTENT = 10  # steps by which the ways there and back are made one another's inverse
 _FADING_MM = 40.0  # from the border of the grid, so that large displacements do not end in a fold
 _ENOUGH = 0.36  # agreement of an answer, see `start.Comparison`, from which on there is no large motion to search for
-_CLEAR_GAIN = 1.05  # of the agreement, for which a found field, rough as it is, is taken
 
 
 @torch.no_grad()
 def searched_for_large_motion(pair: list[Tensor], answer: Answer, images: Images, region: Tensor) -> Answer:
     """An answer that is not good enough, completed by what two searches find, coarse and fine, where that makes the
-    images agree clearly better.
+    images agree better.
 
     pair : fixed and moving image after the answer's start, (1, 1, D, H, W)
     region : (D, H, W), where to search
@@ -47,7 +46,7 @@ def searched_for_large_motion(pair: list[Tensor], answer: Answer, images: Images
                 break
     compare = Comparison(images, fixed, coarse=False)
     agreement, overlap = compare(moving, compare.shown(answer.start), answer.theta, dvf)
-    if agreement <= _CLEAR_GAIN * answer.agreement:
+    if agreement <= answer.agreement:
         return answer
     return replace(answer, dvf=dvf, agreement=agreement, overlap=overlap, by=f"{answer.by} and search")
 
