@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from mine_reg.models import AffineNet, DeformNet, StatisticNet
 from mine_reg.registration import Registration
@@ -178,10 +179,20 @@ def _network(kind: type[nn.Module], name: str, header: dict[str, str], tensors: 
     return _filled(lambda: make_network(kind, json.loads(header[name])), _part(name, tensors)).eval()
 
 
+class _WithoutFirstWeights(TorchFunctionMode):
+    """Leaves out torch.nn.init: what it does to tensors without values loads torch's compiler, a second of every
+    start."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if getattr(function, "__module__", None) == "torch.nn.init":
+            return (kwargs or {}).get("tensor", args[0] if args else None)
+        return function(*args, **(kwargs or {}))
+
+
 def _filled(make: Callable[[], nn.Module], state: dict[str, Tensor]) -> nn.Module:
     """The network that ``make`` makes, with these weights; first weights, which take random numbers and the types and
     devices that the process has set, are never there."""
-    with torch.device("meta"):
+    with torch.device("meta"), _WithoutFirstWeights():
         network = make()
     network.load_state_dict(state, assign=True)
     return network.float()
