@@ -66,6 +66,7 @@ def set_beside(results, network: str, metric: str, method: str, by: float) -> No
     path, noise = results / "seeds_pairs.csv", np.random.default_rng(0)
     trainings, metrics = pd.read_csv(path), pd.read_csv(results / "metrics.csv")
     theirs = metrics[metrics["method"] == method].set_index("pair_id")[metric]
+    trainings[metric] = trainings[metric].astype(float)  # folding is 0 everywhere
     chosen = trainings["method"] == network
     values = trainings.loc[chosen, "pair_id"].map(theirs)
     trainings.loc[chosen, metric] = values * (1 + noise.normal(0, 1e-3, chosen.sum())) + by
