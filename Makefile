@@ -40,6 +40,7 @@ ablation sweep table2 seeds: $(READY) unlock
 bench: $(READY) ## time and memory of registration, beside others, and of training, against the size of the images
 	python benchmarks/speed.py --out results/benchmarks
 	python benchmarks/floors.py --out results/benchmarks
+	python benchmarks/warp.py --out results/benchmarks
 	python benchmarks/training_step.py --out results/benchmarks
 
 check: $(READY) ## rules of style, and the direction of imports

@@ -1,6 +1,10 @@
 """The one-pass warp gives what ITK gives, for any grid, type and order of transforms that it takes."""
 
+import subprocess
+import sys
+
 import numpy as np
+import pandas as pd
 import pytest
 import SimpleITK as sitk
 from scipy.ndimage import gaussian_filter
@@ -96,3 +100,11 @@ def test_it_works_where_nothing_compiled_can_be_kept(monkeypatch):
 
     monkeypatch.setattr(CacheImpl, "_locator_classes", [])
     assert _compiled(lambda value: value + 1)(1) == 2
+
+
+def test_the_benchmark_runs(repository, tmp_path):
+    command = [sys.executable, str(repository / "benchmarks/warp.py"), "--sizes", "40", "--repeats", "1"]
+    subprocess.run([*command, "--out", str(tmp_path)], check=True, capture_output=True)
+    table = pd.read_csv(tmp_path / "warp.csv")
+    assert table["interpolation"].tolist() == ["linear", "nearest"] and (table["ratio"] > 0).all()
+    assert (table["largest_difference"] <= [1, 1500]).all() and (table["mean_difference"] < 0.05).all()
