@@ -1,8 +1,9 @@
-"""The registration of a pair the other way round, by the networks of the coarse grid, to see whether it agrees."""
+"""The registration of a pair the other way round, on the coarse grid, to see whether it agrees."""
 
 import torch
 from torch import Tensor
 
+from mine_reg.pair_tool.discrete import completed
 from mine_reg.pair_tool.start import normalised_information
 from mine_reg.registration import halved, predict_coarse
 from mine_reg.spatial import resample, upsample
@@ -11,13 +12,20 @@ from mine_reg.training.weights import RegistrationWeights
 
 @torch.inference_mode()
 def backward(
-    networks: RegistrationWeights, fixed: Tensor, moving: Tensor, theta: Tensor, region: Tensor
+    networks: RegistrationWeights,
+    fixed: Tensor,
+    moving: Tensor,
+    theta: Tensor,
+    region: Tensor,
+    spacing: float | None = None,
 ) -> tuple[Tensor, Tensor]:
     """theta (1, 3, 4) and DVF (1, 3, D, H, W) in voxels, from moving to fixed points of one grid.
 
     fixed, moving : (1, 1, D, H, W)
     theta : of the way there; its inverse is tried beside AffineNet's answer
     region : (D, H, W), True where the moving image is compared with what the fixed one becomes
+    spacing : of their grid, in mm, where the way there was searched, so that the way back is, too; None: by the
+        networks alone
     """
     size, registration = fixed.shape[2:], networks.registration
     coarse = halved(moving), halved(fixed)
@@ -32,6 +40,9 @@ def backward(
         return normalised_information(*values)
 
     theta, dvf = max(answers, key=agreement)
+    if spacing is not None and (near := region[::2, ::2, ::2]).any():
+        found = 2 * completed(*coarse, theta, dvf / 2, near, 2 * spacing, coarse=True)
+        theta, dvf = max((theta, dvf), (theta, found), key=agreement)
     return theta, upsample(dvf, size)
 
 

@@ -18,6 +18,7 @@ from mine_reg.training.self_similarity import mind_ssc
 # weights of the smooth field in the alternation, from free to stiff, as their authors have them
 _COUPLING = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 _SEARCHES = ((4, 3), (3, 2))  # voxels between nodes, and steps tried: 30 and 15 mm at 2.5 mm
+_COARSE_SEARCHES = ((2, 3), (2, 1))  # the same on a grid of 5 mm, but for the finer nodes
 _BLURS = (1.2, 2.0)  # sigma, in nodes, of the Gaussian over what was found; more where less folds
 _CONSISTENT = 10  # steps by which the ways there and back are made one another's inverse
 _FADING_MM = 40.0  # from the border of the grid, so that large displacements do not end in a fold
@@ -34,21 +35,34 @@ def searched_for_large_motion(pair: list[Tensor], answer: Answer, images: Images
     """
     if answer.agreement >= _ENOUGH or not region.any():
         return answer
-    (fixed, moving), dvf = pair, answer.dvf
-    size, spacing = fixed.shape[2:], images.grid.GetSpacing()[0]
-    slowly, border = (fading_border(size, spacing, mm).to(dvf) for mm in (_FADING_MM, TAPER_MM))
-    for node, reach in _SEARCHES:
-        step = slowly * search(fixed, resample(moving, answer.theta, dvf), region, node, reach)
-        for blur in _BLURS:
-            found = compose_dvf(dvf, smooth(step, blur * node), size)
-            if (jacobian_determinant(border * found) > 0).all():
-                dvf = found
-                break
+    (fixed, moving), spacing = pair, images.grid.GetSpacing()[0]
+    dvf = completed(fixed, moving, answer.theta, answer.dvf, region, spacing)
     compare = Comparison(images, fixed, coarse=False)
     agreement, overlap = compare(moving, compare.shown(answer.start), answer.theta, dvf)
     if agreement <= answer.agreement:
         return answer
     return replace(answer, dvf=dvf, agreement=agreement, overlap=overlap, by=f"{answer.by} and search")
+
+
+@torch.no_grad()
+def completed(
+    fixed: Tensor, moving: Tensor, theta: Tensor, dvf: Tensor, region: Tensor, spacing: float, coarse: bool = False
+) -> Tensor:
+    """A DVF (1, 3, D, H, W), in voxels, after what two searches add to it, as far as that does not fold.
+
+    fixed, moving : (1, 1, D, H, W), on a grid of ``spacing`` mm, that of the fine level or, if ``coarse``, one of twice
+        that
+    """
+    size = fixed.shape[2:]
+    slowly, border = (fading_border(size, spacing, mm).to(dvf) for mm in (_FADING_MM, TAPER_MM))
+    for node, reach in _COARSE_SEARCHES if coarse else _SEARCHES:
+        step = slowly * search(fixed, resample(moving, theta, dvf), region, node, reach)
+        for blur in _BLURS:
+            found = compose_dvf(dvf, smooth(step, blur * node), size)
+            if (jacobian_determinant(border * found) > 0).all():
+                dvf = found
+                break
+    return dvf
 
 
 @torch.no_grad()

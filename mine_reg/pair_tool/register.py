@@ -143,7 +143,8 @@ def register(
     report |= field_metrics(total_displacement(theta, dvf, dvf.shape[2:]).cpu())
     report["region_dsc"] = _region_dsc(images, transform)
     region_there = inside(images.regions["moving"], images.grid, transform=start)
-    back = backward(networks, *pair, theta, torch.from_numpy(region_there).to(device))
+    searched = images.grid.GetSpacing()[0] if answer.by.endswith("search") else None
+    back = backward(networks, *pair, theta, torch.from_numpy(region_there).to(device), searched)
     every_other = sitk.Shrink(images.grid, [2, 2, 2])
     inconsistency = inconsistency_map(
         there, composite_transform(*(x.cpu() for x in back), images.grid, images.grid), every_other
