@@ -220,6 +220,12 @@ def test_experiments_run_on_top_of_the_study(smoke):
     assert len(pd.read_csv(results / "ablation.csv")) == 4 and len(pd.read_csv(results / "sweep.csv")) == 4
     table = pd.read_csv(results / "table2.csv")
     assert len(table) == 4 and (table["seeds"] == 2).all() and (table["seconds_per_step"] > 0).all()
+    trained = pd.read_csv(results / "seeds_pairs.csv")
+    assert len(trained) == 4 * 2 * 2  # networks and AffineNets alone, seeds, pairs
+    assert set(trained["seed"]) == {2019, 1}
+    first = trained[trained["seed"] == 2019].set_index(["method", "pair_id"])["tre_mm"]
+    table1 = pd.read_csv(results / "metrics.csv").set_index(["method", "pair_id"])["tre_mm"]
+    pd.testing.assert_series_equal(first, table1[first.index], rtol=1e-4)
     for name in ("figures/ablation.png", "figures/sweep.png", "table2.md"):
         assert (results / name).stat().st_size > 100
     assert "Data and pipelines are up to date." in smoke.run("dvc", "repro", "experiments/dvc.yaml").stdout

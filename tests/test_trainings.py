@@ -55,9 +55,16 @@ def test_many_pairs_do_not_make_up_for_trainings_that_differ():
 
 def test_no_difference_at_all_is_no_evidence_and_missing_values_are_an_error():
     assert crossed_test(pd.DataFrame(np.zeros((3, 2))))["p"] == 1.0
-    for wide in (pd.DataFrame(np.ones((1, 3))), pd.DataFrame([[1.0, np.nan], [1.0, 2.0]])):
-        with pytest.raises(ValueError, match="two pairs or more, measured in every training"):
-            crossed_test(wide)
+    assert np.isnan(crossed_test(pd.DataFrame(np.ones((1, 3))))["p"])
+    with pytest.raises(ValueError, match="differences are missing"):
+        crossed_test(pd.DataFrame([[1.0, np.nan], [1.0, 2.0]]))
+
+
+def test_a_pair_whose_distance_is_infinite_is_left_out(study):
+    trainings, metrics = study
+    trainings.loc[(trainings["pair_id"] == "pair_3") & (trainings["seed"] == 1), "hd_mm"] = np.inf
+    rows = compare_over_trainings(trainings, metrics).query("metric == 'hd_mm'")
+    assert (rows["pairs"] == 11).all() and rows["p"].notna().all()
 
 
 @pytest.fixture

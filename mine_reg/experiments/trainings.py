@@ -22,13 +22,15 @@ def crossed_test(differences: pd.DataFrame, alpha: float = 0.05) -> dict[str, fl
     is left, the variance of the mean is (P + S - R) / (pairs * trainings), and no less than P or S alone give; its
     degrees of freedom are Satterthwaite's (Clark 1973, quasi F). Returns ``difference``, ``ci_low``, ``ci_high``,
     ``t``, ``df`` and ``p``; differences that are 0 everywhere are no evidence (p = 1). Of one training it is the paired
-    t-test over pairs.
+    t-test over pairs, and less than two pairs give NaN.
 
-    Raises ValueError for less than two pairs, and for missing values.
+    Raises ValueError for missing values.
     """
     pairs, trainings = differences.shape
-    if pairs < 2 or trainings < 1 or differences.isna().any(axis=None):
-        raise ValueError(f"needs two pairs or more, measured in every training; got {pairs} by {trainings}")
+    if differences.isna().any(axis=None):
+        raise ValueError("differences are missing; leave out the pairs that were not measured in every training")
+    if pairs < 2 or trainings < 1:
+        return dict.fromkeys(("difference", "ci_low", "ci_high", "t", "df", "p"), np.nan)
     mean = float(differences.to_numpy().mean())
     if not differences.to_numpy().any():
         return {"difference": 0.0, "ci_low": 0.0, "ci_high": 0.0, "t": 0.0, "df": np.nan, "p": 1.0}
@@ -72,8 +74,8 @@ def by_training(both: pd.DataFrame, method: str, metric: str) -> pd.DataFrame:
 
 
 def difference(one: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
-    """One minus other, pairs by trainings, for pairs and trainings that both have; what is not trained is the same
-    beside every training of the other."""
+    """One minus other, pairs by trainings, for trainings that both have and pairs that are finite in all of them; what
+    is not trained is the same beside every training of the other."""
     if other.shape[1] == 1 < one.shape[1]:
         other = pd.DataFrame(dict.fromkeys(one, other.iloc[:, 0]))
     elif one.shape[1] == 1 < other.shape[1]:
@@ -81,7 +83,7 @@ def difference(one: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
     elif one.shape[1] == other.shape[1] == 1:
         one, other = one.set_axis([0], axis=1), other.set_axis([0], axis=1)
     one, other = one.align(other, join="inner")
-    return (one - other).dropna()
+    return (one - other).replace([np.inf, -np.inf], np.nan).dropna()
 
 
 def spread_table(trainings: pd.DataFrame, metrics: pd.DataFrame) -> pd.DataFrame:
