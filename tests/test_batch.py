@@ -261,8 +261,9 @@ def test_pairs_share_the_cores_where_there_are_many(pair, make_table, weights):
     ours = pd.read_csv(beside / "summary.csv")
     assert ours["pair_id"].tolist() == [*"abc"] and "air.nii.gz" in ours["error"][1]
     assert ours["tre_mm_after"].to_numpy() == pytest.approx(summary["tre_mm_after"].to_numpy(), abs=1e-3, nan_ok=True)
-    again = register_manifest(table, beside, weights=weights, device="cpu", workers=2)
-    assert again.attrs["pairs_per_hour"] is None
+    again = CliRunner().invoke(app, [*command, str(beside), "--workers", "2"])
+    assert again.exit_code == 1 and "1 of which could not be registered" in again.stdout
+    assert "per hour" not in again.stdout
     with pytest.raises(ValueError, match="workers is 0; give how many pairs"):
         register_manifest(table, alone, weights=weights, device="cpu", workers=0)
 
