@@ -129,36 +129,21 @@ def _displacement(field, a0, a1, da, b, c):
     """Of the field at (a, b, c), with a between a0 and a1."""
     b0, b1, db = _around(b, field.shape[1])
     c0, c1, dc = _around(c, field.shape[0])
-    p, q, r, s = (1 - dc) * (1 - db), (1 - dc) * db, dc * (1 - db), dc * db
-    found = (0.0, 0.0, 0.0)
-    for at, share in ((a0, 1 - da), (a1, da)):
-        found = (
-            found[0]
-            + share
-            * (
-                p * field[c0, b0, at, 0]
-                + q * field[c0, b1, at, 0]
-                + r * field[c1, b0, at, 0]
-                + s * field[c1, b1, at, 0]
-            ),
-            found[1]
-            + share
-            * (
-                p * field[c0, b0, at, 1]
-                + q * field[c0, b1, at, 1]
-                + r * field[c1, b0, at, 1]
-                + s * field[c1, b1, at, 1]
-            ),
-            found[2]
-            + share
-            * (
-                p * field[c0, b0, at, 2]
-                + q * field[c0, b1, at, 2]
-                + r * field[c1, b0, at, 2]
-                + s * field[c1, b1, at, 2]
-            ),
-        )
-    return found
+    rows = b0, b1, db, c0, c1, dc
+    return (
+        (1 - da) * _in_column(field, 0, a0, rows) + da * _in_column(field, 0, a1, rows),
+        (1 - da) * _in_column(field, 1, a0, rows) + da * _in_column(field, 1, a1, rows),
+        (1 - da) * _in_column(field, 2, a0, rows) + da * _in_column(field, 2, a1, rows),
+    )
+
+
+@_compiled
+def _in_column(field, n, a, rows):
+    """Component ``n`` of the field at its column ``a``, between rows and slices."""
+    b0, b1, db, c0, c1, dc = rows
+    front = field[c0, b0, a, n] + db * (field[c0, b1, a, n] - field[c0, b0, a, n])
+    back = field[c1, b0, a, n] + db * (field[c1, b1, a, n] - field[c1, b0, a, n])
+    return front + dc * (back - front)
 
 
 @_compiled

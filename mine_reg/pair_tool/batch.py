@@ -49,8 +49,10 @@ def register_manifest(
     `read_manifest` raises when no row can be used, and ValueError or OSError when no pair could be registered so: for
     weights, a device or workers that are not there, or an ``out`` that cannot be written to.
     """
-    table, errors = _usable(manifest)
-    summary, start = Path(out) / "summary.csv", time.monotonic()
+    table, errors = _usable(Path(manifest).resolve())
+    out = Path(out).resolve()  # the workers of a cluster may be in another folder
+    weights = Path(weights).resolve() if Path(weights).suffix else weights
+    summary, start = out / "summary.csv", time.monotonic()
     workers = _at_once(workers, len(table), chosen_device(options.get("device")))
     load_weights_file(weights)
     check_place(summary)
@@ -58,7 +60,7 @@ def register_manifest(
     written = {"inverse": inverse, "learn2reg": learn2reg, "inconsistency": inconsistency}
     records = table.to_dict("records")
     calls = {
-        number: (_registered, row, Path(out) / row["pair_id"], errors.get(number, ""), written, options)
+        number: (_registered, row, out / row["pair_id"], errors.get(number, ""), written, options)
         for number, row in enumerate(records)
     }
     if workers == 1 and scheduler is None:
@@ -100,6 +102,8 @@ def _at_once(workers: int | None, pairs: int, device: str) -> int:
         return workers
     cores = joblib.effective_n_jobs(-1)
     if device != "cpu" or pairs < _MANY * cores:
+        return 1
+    if not hasattr(os, "sysconf"):  # Windows does not tell it so
         return 1
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
     return max(1, min(cores, int(memory / _GB_OF_A_PAIR)))
