@@ -274,3 +274,21 @@ def test_how_many_pairs_are_registered_at_once(monkeypatch):
     assert batch._at_once(None, 100, "cpu") == 3  # 16 GB
     assert batch._at_once(None, 15, "cpu") == batch._at_once(None, 100, "cuda") == 1
     assert batch._at_once(5, 2, "cpu") == 5
+
+
+def test_the_workers_of_a_cluster_write_where_the_batch_was_started(make_table, weights, monkeypatch):
+    """Whatever folder they are in, and with paths that are relative to the one of the command."""
+    from dask.distributed import LocalCluster
+
+    table = make_table("a")
+    monkeypatch.chdir(table.parent)
+    (table.parent / "elsewhere").mkdir()
+    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster:
+        with cluster.get_client() as client:
+            client.run(os.chdir, str(table.parent / "elsewhere"))
+        relative = os.path.relpath(weights, table.parent)
+        summary = register_manifest(
+            "pairs.csv", "out", weights=relative, device="cpu", scheduler=cluster.scheduler_address
+        )
+    assert summary["error"].tolist() == [""] and (table.parent / "out/a/transform.h5").is_file()
+    assert not list((table.parent / "elsewhere").iterdir())
