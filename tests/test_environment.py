@@ -86,7 +86,7 @@ def test_lock_is_complete_and_holds_nothing_else(declared, locked, platform):
 def test_every_package_takes_the_pythons_of_the_readme(locked, python):
     for name, requirement in locked.items():
         if not requirement.marker or requirement.marker.evaluate():
-            asked = SpecifierSet(importlib.metadata.metadata(name)["Requires-Python"] or "")
+            asked = SpecifierSet(importlib.metadata.metadata(name).get("Requires-Python", ""))
             assert asked.contains(python), f"{requirement} asks for Python {asked}"
 
 
