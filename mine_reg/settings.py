@@ -36,6 +36,7 @@ NAMES = {
         "sweep": "training_subjects mu lambda_dice budget",
         "table2": "similarities seeds budget",
         "seeds": "seeds",
+        "as_published": "seeds affinenet deformnet tv budget",
         "ants": "transform threads workers iterations long_iterations",
         "evaluate": "device recovery",
         "statistics": "alpha",
@@ -58,6 +59,10 @@ INNER_NAMES = {
     "table2.similarities.*": _OF_A_NETWORK,
     "table2.budget": ("affinenet", "deformnet"),
     "table2.budget.*": _OF_A_NETWORK,
+    "as_published.affinenet": NAMES["affinenet"],
+    "as_published.deformnet": NAMES["deformnet"],
+    "as_published.budget": ("affinenet", "deformnet"),
+    "as_published.budget.*": _OF_A_NETWORK,
 }
 
 

@@ -21,6 +21,7 @@ STEPS = [
     "sweep",
     "similarities",
     "seeds",
+    "as_published",
 ]
 TOOLS = ["20_register", "21_explore"]  # for pairs of one's own, outside the study
 

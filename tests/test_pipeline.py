@@ -226,7 +226,10 @@ def test_experiments_run_on_top_of_the_study(smoke):
     first = trained[trained["seed"] == 2019].set_index(["method", "pair_id"])["tre_mm"]
     table1 = pd.read_csv(results / "metrics.csv").set_index(["method", "pair_id"])["tre_mm"]
     pd.testing.assert_series_equal(first, table1[first.index], rtol=1e-4)
-    for name in ("figures/ablation.png", "figures/sweep.png", "table2.md"):
+    published = pd.read_csv(results / "as_published_pairs.csv")
+    assert len(published) == 6 * 2 * 2  # per loss the AffineNet and both readings of TV; seeds, pairs
+    assert set(published["seed"]) == {2019, 1} and np.isfinite(published["tre_mm"]).all()
+    for name in ("figures/ablation.png", "figures/sweep.png", "table2.md", "as_published.md", "as_published.csv"):
         assert (results / name).stat().st_size > 100
     assert "Data and pipelines are up to date." in smoke.run("dvc", "repro", "experiments/dvc.yaml").stdout
 

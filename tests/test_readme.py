@@ -82,7 +82,8 @@ def test_paths_exist(page):
 @each_page
 def test_make_targets_exist(page):
     makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
-    for target in re.findall(r"^make (?:PYTHON=\S+ )?([a-z0-9-]+)|`make ([a-z0-9-]+)`", page.read_text("utf-8"), re.M):
+    text = page.read_text(encoding="utf-8")
+    for target in re.findall(r"^make (?:PYTHON=\S+ )?([a-z0-9_-]+)|`make ([a-z0-9_-]+)`", text, re.M):
         name = "".join(target)
         assert re.search(rf"^(?:\S+ )*{name}(?: \S+)*:", makefile, re.M), f"make {name}"
 

@@ -86,15 +86,16 @@ def difference(one: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
     return (one - other).replace([np.inf, -np.inf], np.nan).dropna()
 
 
-def spread_table(trainings: pd.DataFrame, metrics: pd.DataFrame) -> pd.DataFrame:
+def spread_table(trainings: pd.DataFrame, metrics: pd.DataFrame, methods: dict[str, str] = METHODS) -> pd.DataFrame:
     """Table 1 over trainings: one row per method and metric with ``mean``, ``sd_pairs`` (of the pairs' means over
     trainings), ``trainings`` and ``sd_trainings`` (of the trainings' means over pairs; NaN for methods without).
 
     trainings : one row per network (``method``), ``seed`` and ``pair_id``, with the metrics
     metrics : one row per method and pair, as in ``results/metrics.csv``, of which all but the networks are shown
+    methods : those to show, in their order
     """
     both, rows = with_trainings(trainings, metrics), []
-    for method in (name for name in METHODS if name in set(both["method"])):
+    for method in (name for name in methods if name in set(both["method"])):
         for metric in METRICS:
             wide = by_training(both, method, metric)
             row = {
@@ -113,15 +114,23 @@ def compare_over_trainings(trainings: pd.DataFrame, metrics: pd.DataFrame, alpha
 
     trainings, metrics : as for `spread_table`
 
-    Columns metric, network, opponent, mean_network, mean_opponent, those of `crossed_test`, ``better`` (the network's
-    mean is the better one) and ``p_holm``, corrected over all rows. The strongest setting is that of
-    `strongest.against_strongest`.
+    Columns as of `crossed_tests`. The strongest setting is that of `strongest.against_strongest`.
     """
-    both = with_trainings(trainings, metrics)
     compared = against_strongest(metrics, alpha)[["metric", "network", "opponent"]]
     own = pd.DataFrame({"metric": METRICS, "network": NETWORKS[1], "opponent": NETWORKS[0]})
+    return crossed_tests(with_trainings(trainings, metrics), pd.concat([compared, own]), alpha)
+
+
+def crossed_tests(both: pd.DataFrame, compared: pd.DataFrame, alpha: float = 0.05) -> pd.DataFrame:
+    """`crossed_test` for every row of ``compared``, which has the columns metric, network and opponent.
+
+    both : values of all methods and trainings, from `with_trainings`. Trainings of one seed are taken together
+
+    Columns metric, network, opponent, pairs, trainings, mean_network, mean_opponent, those of `crossed_test`,
+    ``better`` (the network's mean is the better one) and ``p_holm``, corrected over all rows.
+    """
     rows = []
-    for row in pd.concat([compared, own]).itertuples():
+    for row in compared.itertuples():
         network, opponent = (by_training(both, method, row.metric) for method in (row.network, row.opponent))
         apart = difference(network, opponent)
         test = crossed_test(apart, alpha)
@@ -129,8 +138,7 @@ def compare_over_trainings(trainings: pd.DataFrame, metrics: pd.DataFrame, alpha
         rows.append(
             {"metric": row.metric, "network": row.network, "opponent": row.opponent}
             | {"pairs": len(apart), "trainings": apart.shape[1]}
-            | {"mean_network": network.loc[apart.index].to_numpy().mean()}
-            | {"mean_opponent": opponent.loc[apart.index].to_numpy().mean()}
+            | {"mean_network": _mean_where(network, apart), "mean_opponent": _mean_where(opponent, apart)}
             | test
             | {"better": sign * test["difference"] > 0}
         )
@@ -138,8 +146,18 @@ def compare_over_trainings(trainings: pd.DataFrame, metrics: pd.DataFrame, alpha
     return tests.assign(p_holm=holm(tests["p"].to_numpy(float)))
 
 
-def spread_markdown(table: pd.DataFrame) -> str:
-    """`spread_table` as Markdown: mean ± SD between pairs, and in brackets the SD between trainings."""
+def _mean_where(values: pd.DataFrame, apart: pd.DataFrame) -> float:
+    """Mean over the pairs and trainings that are in ``apart``; all trainings where none of them is: of what is not
+    trained, and of what is compared with it in one training."""
+    both = values.columns.intersection(apart.columns)
+    return float(values.loc[apart.index, both if len(both) else values.columns].to_numpy().mean())
+
+
+def spread_markdown(table: pd.DataFrame, methods: dict[str, str] = METHODS) -> str:
+    """`spread_table` as Markdown: mean ± SD between pairs, and in brackets the SD between trainings.
+
+    methods : their names in the table
+    """
 
     def cell(row) -> str:
         digits = _DIGITS.get(row.metric, 2)
@@ -148,18 +166,18 @@ def spread_markdown(table: pd.DataFrame) -> str:
 
     cells = table.assign(cell=[cell(row) for row in table.itertuples()])
     wide = cells.pivot(index="method", columns="metric", values="cell")
-    wide = wide.loc[table["method"].unique(), list(METRICS)].rename(index=METHODS, columns=LABELS)
+    wide = wide.loc[table["method"].unique(), list(METRICS)].rename(index=methods, columns=LABELS)
     return wide.rename_axis("Method").reset_index().to_markdown(index=False, disable_numparse=True)
 
 
-def comparison_markdown(tests: pd.DataFrame, alpha: float = 0.05) -> str:
-    """`compare_over_trainings` as Markdown."""
+def comparison_markdown(tests: pd.DataFrame, alpha: float = 0.05, methods: dict[str, str] = METHODS) -> str:
+    """`crossed_tests` as Markdown; ``methods`` : their names in the table."""
     digits = [_DIGITS.get(metric, 2) for metric in tests["metric"]]
     cells = [
         {
             "Metric": LABELS[row.metric],
-            "Network": METHODS[row.network],
-            "against": METHODS[row.opponent],
+            "Network": methods[row.network],
+            "against": methods[row.opponent],
             "difference": f"{row.difference:.{d}f}",
             f"{100 * (1 - alpha):g} % interval": f"{row.ci_low:.{d}f} to {row.ci_high:.{d}f}",
             "p": f"{row.p:.2g}",
@@ -171,14 +189,17 @@ def comparison_markdown(tests: pd.DataFrame, alpha: float = 0.05) -> str:
     return pd.DataFrame(cells).to_markdown(index=False, disable_numparse=True)
 
 
-def sentences(tests: pd.DataFrame, alpha: float = 0.05) -> str:
-    """What the tests say of TRE, DSC and folding, one sentence for each comparison, Markdown."""
+def sentences(tests: pd.DataFrame, alpha: float = 0.05, methods: dict[str, str] = METHODS) -> str:
+    """What the tests say of TRE, DSC and folding, one sentence for each comparison, Markdown.
+
+    methods : their names in the sentences
+    """
     said = []
     for row in tests[tests["metric"].isin(("tre_mm", "dsc"))].itertuples():
         digits, unit = (_DIGITS[row.metric], "") if row.metric in _DIGITS else (2, " mm")
         said.append(
-            f"- {LABELS[row.metric].split('/')[0]}: {METHODS[row.network]} {row.mean_network:.{digits}f}{unit}, "
-            f"{METHODS[row.opponent]} {row.mean_opponent:.{digits}f}{unit}: {outcome(row, alpha)} "
+            f"- {LABELS[row.metric].split('/')[0]}: {methods[row.network]} {row.mean_network:.{digits}f}{unit}, "
+            f"{methods[row.opponent]} {row.mean_opponent:.{digits}f}{unit}: {outcome(row, alpha)} "
             f"(p {row.p:.2g}, corrected {row.p_holm:.2g}; {row.trainings} trainings, {row.pairs} pairs)."
         )
     return "\n".join(said)
