@@ -5,9 +5,8 @@ python benchmarks/refinement_parts.py scratch/hard_pairs --groups plain one_lung
 
 The folder is what `hard_pairs.py` wrote from scans that trained the shipped weights: choices are made on these, not on
 those that the results are reported on. Every variant starts from the same answer of the networks, with the search
-where it is taken or without. Writes
-refinement_parts.csv: mean and worst TRE, standard deviation of the logarithm of the Jacobian determinant, folding, and
-seconds of the refinement alone.
+where it is taken or without. Writes refinement_parts.csv: mean and worst TRE, standard deviation of the logarithm of
+the Jacobian determinant, folding, and seconds of the refinement alone.
 """
 
 import argparse
@@ -15,7 +14,6 @@ import time
 from pathlib import Path
 
 import pandas as pd
-import torch
 from torch import Tensor
 from tqdm import tqdm
 
@@ -23,11 +21,11 @@ from mine_reg.evaluation.metrics import field_metrics
 from mine_reg.images.geometry import points_to_voxels
 from mine_reg.images.points import read_points
 from mine_reg.pair_tool.discrete import searched_for_large_motion
-from mine_reg.pair_tool.inputs import inside, read_images, shown_there
+from mine_reg.pair_tool.inputs import read_images
 from mine_reg.pair_tool.refine import NEAR_MM, RefinementSettings, refine
 from mine_reg.pair_tool.report import names_of
 from mine_reg.pair_tool.start import best_start
-from mine_reg.pair_tool.working_grid import scaled
+from mine_reg.pair_tool.views import Views
 from mine_reg.registration import halved
 from mine_reg.spatial import smooth, total_displacement, transform_points
 from mine_reg.storage.writing import write_csv
@@ -55,21 +53,19 @@ class Prepared:
     def __init__(self, folder: Path, row, weights: RegistrationWeights):
         names = names_of(folder / row.fixed, folder / row.moving)
         images = read_images(folder / row.fixed, folder / row.moving, None, None, names)
-        answer = best_start(images, weights.registration, weights.fine, "cpu")
-        start, grid = answer.start.transform(), images.grid
-        self.fixed = scaled(images.seen["fixed"], grid)[None]
-        self.moving = scaled(images.seen["moving"], grid, start)[None]
-        shown = shown_there(images.shown["fixed"], grid)
-        self.regions = {mm: torch.from_numpy(inside(images.regions["fixed"], grid, mm) & shown) for mm in REGIONS_MM}
-        self.shown = torch.from_numpy(shown_there(images.shown["moving"], grid, start))
-        searched = searched_for_large_motion([self.fixed, self.moving], answer, images, self.regions[NEAR_MM])
+        views, grid = Views(images, "cpu"), images.grid
+        answer = best_start(views, weights.registration, weights.fine)
+        shift = answer.start.shift
+        self.fixed, self.moving, self.shown = views.fixed, views.moving(shift), views.shown(shift)
+        self.regions = {mm: views.region(mm) for mm in REGIONS_MM}
+        searched = searched_for_large_motion(views, answer, self.regions[NEAR_MM])
         self.theta = answer.theta.clone()
         self.dvf = {
             search: smooth(found.dvf, 0.9)[:, :, ::2, ::2, ::2].clone()
             for search, found in ((False, answer), (True, searched))
         }
         fixed, moving = (read_points(folder / getattr(row, f"{role}_points")) for role in ("fixed", "moving"))
-        self.points = [points_to_voxels(p, grid).float()[None] for p in (fixed, moving - answer.start.shift)]
+        self.points = [points_to_voxels(p, grid).float()[None] for p in (fixed, moving - shift)]
         self.spacing_mm = grid.GetSpacing()[0]
 
     def refined(self, weights: RegistrationWeights, steps: int, variant: tuple) -> tuple[Tensor, Tensor]:

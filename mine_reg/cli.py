@@ -1,16 +1,13 @@
 """The command `mine-reg`. Heavy modules are imported inside the commands, so that --help is instant."""
 
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from mine_reg.storage.process import be_brief_and_passive
 from mine_reg.storage.sentences import plain_errors
-
-# threads that spin while they wait for each other take the cores from whatever else runs beside them
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -40,7 +37,8 @@ _MovingPoints = Annotated[Path | None, typer.Option(help="Their partners, row by
 
 @app.callback()
 def _commands() -> None:
-    """Keeps `mine-reg COMMAND` the same however many commands there are."""
+    """Before every command, and keeps `mine-reg COMMAND` the same however many commands there are."""
+    be_brief_and_passive()
 
 
 @app.command()

@@ -18,9 +18,8 @@ from mine_reg.figures.explorer import INCONSISTENCY, MODES, Explorer3D, Register
 from mine_reg.images.geometry import composite_transform, to_image
 from mine_reg.images.transforms import apply_transform, read_transform
 from mine_reg.images.writing import write_image
-from mine_reg.pair_tool.files import write_result
+from mine_reg.pair_tool.files import writing
 from mine_reg.pair_tool.inconsistency import inconsistency_map
-from mine_reg.pair_tool.register import Result
 from mine_reg.synthetic.phantom import grid_origin, make_pair
 
 SIZE, SPACING, MAP = (48, 48, 48), 7.0, "inconsistency.nii.gz"
@@ -51,7 +50,8 @@ def folder(tmp_path_factory):
         images["fixed"].GetDirection(),
     )
     moved = apply_transform(images["moving"], images["fixed"], transform, label=False)
-    write_result(Result(moved, transform, field, sitk.VectorMagnitude(field), {}, {}), folder)
+    with writing(moved, transform, field, folder):
+        pass
     (folder / "report.json").write_text(f'{{"fixed": "{folder}/fixed.nii.gz", "moving": "{folder}/moving.nii.gz"}}')
     return folder
 

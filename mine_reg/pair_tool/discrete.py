@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mine_reg.pair_tool.inputs import Images
 from mine_reg.pair_tool.start import Answer, Comparison
+from mine_reg.pair_tool.views import Views
 from mine_reg.pair_tool.working_grid import TAPER_MM, fading_border
 from mine_reg.spatial import compose_dvf, jacobian_determinant, resample, smooth
 from mine_reg.training.self_similarity import mind_ssc
@@ -26,19 +26,17 @@ _ENOUGH = 0.36  # agreement of an answer, see `start.Comparison`, from which on 
 
 
 @torch.no_grad()
-def searched_for_large_motion(pair: list[Tensor], answer: Answer, images: Images, region: Tensor) -> Answer:
+def searched_for_large_motion(views: Views, answer: Answer, region: Tensor) -> Answer:
     """An answer that is not good enough, completed by what two searches find, coarse and fine, where that makes the
     images agree better.
 
-    pair : fixed and moving image after the answer's start, (1, 1, D, H, W)
     region : (D, H, W), where to search
     """
     if answer.agreement >= _ENOUGH or not region.any():
         return answer
-    (fixed, moving), spacing = pair, images.grid.GetSpacing()[0]
-    dvf = completed(fixed, moving, answer.theta, answer.dvf, region, spacing)
-    compare = Comparison(images, fixed, coarse=False)
-    agreement, overlap = compare(moving, compare.shown(answer.start), answer.theta, dvf)
+    moving, spacing = views.moving(answer.start.shift), views.images.grid.GetSpacing()[0]
+    dvf = completed(views.fixed, moving, answer.theta, answer.dvf, region, spacing)
+    agreement, overlap = Comparison(views, coarse=False)(answer.start, answer.theta, dvf)
     if agreement <= answer.agreement:
         return answer
     return replace(answer, dvf=dvf, agreement=agreement, overlap=overlap, by=f"{answer.by} and search")

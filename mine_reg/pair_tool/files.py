@@ -2,8 +2,9 @@
 
 import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from threading import Thread
@@ -29,7 +30,9 @@ from mine_reg.images.transforms import (
     write_transform,
 )
 from mine_reg.images.writing import check_image_name, write_image
-from mine_reg.pair_tool.register import Result, register
+from mine_reg.pair_tool.match import match
+from mine_reg.pair_tool.register import Result, judged
+from mine_reg.pair_tool.undisturbed import undisturbed
 from mine_reg.storage.results import keep
 from mine_reg.storage.writing import check_place, write_json
 
@@ -51,8 +54,8 @@ def register_files(
     inconsistency: bool = False,
     **options,
 ) -> Result | None:
-    """Register two files and write into ``out``, which is made if needed, what `write_result` writes, ``report.json``,
-    and ``quick_look.png``.
+    """Register two files and write into ``out``, which is made if needed, what `writing` writes, ``report.json`` and
+    ``quick_look.png``.
 
     key : what the result is made from, see `storage.results`; with one that ``out`` already holds, nothing is done and
         None returned
@@ -65,39 +68,43 @@ def register_files(
     _refuse_replacing(out, [fixed, moving, *(options.get(name) for name in FURTHER)])
     results = []
 
+    @undisturbed
     def make(folder: Path) -> None:
         loading = Thread(target=import_module, args=["mine_reg.pair_tool.quick_look"])  # matplotlib, most of a second
         loading.start()
         try:
-            result = register(fixed, moving, **options)
+            matched = match(fixed, moving, **options)
         finally:
             loading.join()
         from mine_reg.pair_tool.quick_look import quick_look
 
-        write_result(result, folder)
-        if inverse:
-            result.report |= write_inverse(result.transform, folder)
-        if learn2reg:
-            write_learn2reg(result.transform, result.moved, read_image(moving), folder / LEARN2REG_FILE)
-        result.report |= {"fixed": str(Path(fixed).resolve()), "moving": str(Path(moving).resolve())}
-        if inconsistency:
-            write_image(result.inconsistency, folder / INCONSISTENCY)
-        write_json(result.report, folder / REPORT)
-        quick_look(result.slices, folder / PICTURE, Path(out).resolve().name, result.report)
+        with writing(matched.moved, matched.transform, matched.field, folder):
+            result = judged(matched)
+            if inverse:
+                result.report |= write_inverse(result.transform, folder)
+            if learn2reg:
+                write_learn2reg(result.transform, result.moved, read_image(moving), folder / LEARN2REG_FILE)
+            result.report |= {"fixed": str(Path(fixed).resolve()), "moving": str(Path(moving).resolve())}
+            if inconsistency:
+                write_image(result.inconsistency, folder / INCONSISTENCY)
+            write_json(result.report, folder / REPORT)
+            quick_look(result.slices, folder / PICTURE, Path(out).resolve().name, result.report)
         results.append(result)
 
     keep(out, key, make, names=ALL_FILES)
     return results[0] if results else None
 
 
-def write_result(result: Result, folder: Path) -> None:
-    """``moved.nii.gz``, ``dvf.nii.gz`` and the files of `transforms.write_transform`."""
+@contextmanager
+def writing(moved: sitk.Image, transform: sitk.CompositeTransform, field: sitk.Image, folder: Path) -> Iterator[None]:
+    """``moved.nii.gz``, the files of `transforms.write_transform` and ``dvf.nii.gz``, written while the block runs."""
     with ThreadPoolExecutor() as at_once:  # SimpleITK compresses outside Python's lock, each file on one core
         written = [
-            at_once.submit(write_image, result.moved, folder / MOVED),
-            at_once.submit(write_image, result.dvf, folder / FIELD),
-            at_once.submit(write_transform, result.transform, folder),
+            at_once.submit(write_image, moved, folder / MOVED),
+            at_once.submit(write_image, field, folder / FIELD),
+            at_once.submit(write_transform, transform, folder),
         ]
+        yield
     for file in written:
         file.result()
 

@@ -2,37 +2,30 @@
 
 import time
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 import torch
-from torch import Tensor
 
 from mine_reg.evaluation.metrics import field_metrics
-from mine_reg.images.ct import AIR_HU, Image
+from mine_reg.images.ct import Image
 from mine_reg.images.geometry import composite_transform
 from mine_reg.images.point_doubts import doubts_about_points
-from mine_reg.images.points import Points, read_pair_points
-from mine_reg.images.transforms import apply_transform
+from mine_reg.images.points import Points
 from mine_reg.pair_tool.both_ways import backward
-from mine_reg.pair_tool.device import chosen_device
-from mine_reg.pair_tool.discrete import searched_for_large_motion
 from mine_reg.pair_tool.inconsistency import inconsistency_map, inconsistency_within
-from mine_reg.pair_tool.inputs import BODY, Images, inside, read_images, shown_there
+from mine_reg.pair_tool.inputs import BODY, inside, shown_there
+from mine_reg.pair_tool.match import Match, match
 from mine_reg.pair_tool.middle_slices import Slice, middle_slices
 from mine_reg.pair_tool.orientation import doubt_about_orientation
-from mine_reg.pair_tool.refine import NEAR_MM
-from mine_reg.pair_tool.refine import refine as refine_pair
-from mine_reg.pair_tool.report import before_and_after, mutual_information, names_of
-from mine_reg.pair_tool.start import Answer, Comparison, best_start
+from mine_reg.pair_tool.report import before_and_after, mutual_information
+from mine_reg.pair_tool.start import Comparison
 from mine_reg.pair_tool.undisturbed import undisturbed
 from mine_reg.pair_tool.verdict import TRUSTED, verdict
-from mine_reg.pair_tool.working_grid import fading_border, scaled
-from mine_reg.spatial import smooth, total_displacement, upsample
-from mine_reg.storage.results import digest
-from mine_reg.training.weights import RegistrationWeights, load_weights_file, weights_path
+from mine_reg.pair_tool.views import Views
+from mine_reg.pair_tool.working_grid import scaled
+from mine_reg.spatial import total_displacement
 
 
 @dataclass
@@ -91,131 +84,72 @@ def register(
     Raises FileNotFoundError, and ValueError (one sentence that names the input) when an image is no chest CT in HU, a
     mask is on another grid, or points do not correspond.
     """
+    start = time.perf_counter()
+    matched = match(fixed, moving, weights, refine, device, fixed_mask, moving_mask, fixed_points, moving_points)
+    result = judged(matched)
+    result.report["seconds"]["total"] = time.perf_counter() - start
+    return result
+
+
+def judged(matched: Match) -> Result:
+    """What `register` returns, from what it has found, `undisturbed`; ``seconds["total"]`` is the sum of the others."""
     clock = [time.perf_counter()]
-    device = chosen_device(device)
-    if refine < 0:
-        raise ValueError(f"refine is {refine}; give a number of steps, 0 for none")
-    names = names_of(fixed, moving)
-    images = read_images(fixed, moving, fixed_mask, moving_mask, names)
-    points = read_pair_points(fixed_points, moving_points)
-    path = weights_path(weights)
-    networks = _networks(path, digest(path), device)
-    if refine and networks.statistic is None:
-        raise ValueError(f"weights {weights} hold no T, which refine needs; leave refine out, or give other weights")
-    clock.append(time.perf_counter())
-
-    answer = best_start(images, networks.registration, networks.fine, device)
-    start = answer.start.transform()
-    pair = [scaled(images.seen["fixed"], images.grid)[None].to(device)]
-    pair.append(scaled(images.seen["moving"], images.grid, start)[None].to(device))
-    near = inside(images.regions["fixed"], images.grid, NEAR_MM) & shown_there(images.shown["fixed"], images.grid)
-    near = torch.from_numpy(near)
-    answer = searched_for_large_motion(pair, answer, images, near.to(device))
-    compare = Comparison(images, pair[0], coarse=False)
-    shown, theta, dvf, refinement = compare.shown(answer.start), answer.theta, answer.dvf, {}
-    if refine:
-        theta, dvf, refinement = _refined(pair, answer, networks, images, near, refine)
-        refinement["taken"] = compare(pair[1], shown, theta, dvf)[0] >= answer.agreement
-        if not refinement["taken"]:  # as of identical images, which only lose by it
-            theta, dvf = answer.theta, answer.dvf
-    dvf = dvf * fading_border(dvf.shape[2:], images.grid.GetSpacing()[0]).to(dvf)
-    there = composite_transform(theta, dvf, images.grid, images.grid)
-    transform = _after_shift(there, answer.start.shift)
-    clock.append(time.perf_counter())
-
-    region = inside(images.regions["fixed"], images.grid)
+    views, answer, transform = matched.views, matched.answer, matched.transform
+    images, grid, theta, dvf = views.images, views.images.grid, matched.theta, matched.dvf
     report = {
-        "weights": str(weights),
+        "weights": matched.weights,
         "region": images.kinds["fixed"],
         "start": answer.start.name,
         "start_mm": (0.0 - answer.start.shift).round(2).tolist(),
         "start_by": answer.by,
         "tried": answer.tried,
-        "refinement": refinement,
-        "working_size": list(images.grid.GetSize()),
-        "working_spacing_mm": images.grid.GetSpacing()[0],
+        "refinement": matched.refinement,
+        "working_size": list(grid.GetSize()),
+        "working_spacing_mm": grid.GetSpacing()[0],
     }
-    report["agreement"], report["overlap"] = compare(pair[1], shown, theta, dvf)
-    moving_as_headers_say = scaled(images.seen["moving"], images.grid)
-    moved = scaled(images.seen["moving"], images.grid, transform)
-    for moment, image in (("before", moving_as_headers_say), ("after", moved)):
-        report[f"mutual_information_{moment}"] = mutual_information(pair[0][0].cpu(), image, region)
+    report["agreement"], report["overlap"] = Comparison(views, coarse=False)(answer.start, theta, dvf)
+    region = inside(images.regions["fixed"], grid)
+    moved = scaled(images.seen["moving"], grid, transform)
+    for moment, image in (("before", views.moving(np.zeros(3))[0].cpu()), ("after", moved)):
+        report[f"mutual_information_{moment}"] = mutual_information(views.fixed[0].cpu(), image, region)
     report |= field_metrics(total_displacement(theta, dvf, dvf.shape[2:]).cpu())
-    report["region_dsc"] = _region_dsc(images, transform)
-    region_there = inside(images.regions["moving"], images.grid, transform=start)
-    searched = images.grid.GetSpacing()[0] if answer.by.endswith("search") else None
-    back = backward(networks, *pair, theta, torch.from_numpy(region_there).to(device), searched)
-    every_other = sitk.Shrink(images.grid, [2, 2, 2])
-    inconsistency = inconsistency_map(
-        there, composite_transform(*(x.cpu() for x in back), images.grid, images.grid), every_other
-    )
+    report["region_dsc"] = _region_dsc(views, region, transform)
+    inconsistency = _inconsistency(matched)
     report |= inconsistency_within(inconsistency, images.regions["fixed"])
     clock.append(time.perf_counter())
 
-    moving_hu = sitk.Cast(sitk.Round(images.full["moving"]), sitk.sitkInt16)
-    warped = apply_transform(moving_hu, images.full["fixed"], transform, label=False, outside=AIR_HU)
-    clock.append(time.perf_counter())
-
-    report |= before_and_after(transform, images.full["fixed"], images.masks, points)
+    report |= before_and_after(transform, images.full["fixed"], images.masks, matched.points)
     report["verdict"], why = verdict(report)
     shifted = max(tried["agreement"] for tried in answer.tried if tried["by"] == "none")
     if report["verdict"] != TRUSTED and (turned := doubt_about_orientation(images, shifted)):
         why.append(turned)
-    report["warnings"] = why + images.doubts + (doubts_about_points(*points, transform) if points else [])
-    field = _field_on(images.grid, transform)
+    report["warnings"] = why + images.doubts
+    if matched.points:
+        report["warnings"] += doubts_about_points(*matched.points, transform)
     seen = images.seen["fixed"], images.seen["moving"], images.regions["fixed"]
-    slices = middle_slices(*seen, transform, field)
-    spent = dict(zip(("read", "register", "check", "warp"), np.diff(clock).tolist(), strict=True))
-    report["seconds"] = spent | {"total": time.perf_counter() - clock[0]}
-    return Result(warped, transform, field, inconsistency, slices, report)
+    slices = middle_slices(*seen, transform, matched.field)
+    report["seconds"] = matched.seconds | {"check": clock[1] - clock[0]}
+    report["seconds"]["total"] = sum(matched.seconds.values()) + time.perf_counter() - clock[0]
+    return Result(matched.moved, transform, matched.field, inconsistency, slices, report)
 
 
-def _refined(
-    pair: list[Tensor], answer: Answer, networks: RegistrationWeights, images: Images, near: Tensor, steps: int
-) -> tuple[Tensor, Tensor, dict]:
-    """`refine.refine` on the fine grid; the DVF at every other voxel, where the grids share their ends."""
-    device = pair[0].device
-    shown = shown_there(images.shown["moving"], images.grid, answer.start.transform())
-    coarse = smooth(answer.dvf, 0.9)[:, :, ::2, ::2, ::2]
-    theta, dvf, what = refine_pair(
-        *pair,
-        answer.theta.clone(),
-        coarse.clone(),
-        networks.statistic.to(device),
-        near,
-        steps,
-        shown=torch.from_numpy(shown).to(device),
-    )
-    return theta, upsample(dvf, pair[0].shape[2:]), what
+def _inconsistency(matched: Match) -> sitk.Image:
+    """The map of a `Result`."""
+    views, answer = matched.views, matched.answer
+    grid, start = views.images.grid, answer.start
+    region = torch.from_numpy(inside(views.images.regions["moving"], grid, transform=start.transform()))
+    pair = views.fixed, views.moving(start.shift)
+    searched = grid.GetSpacing()[0] if answer.by.endswith("search") else None
+    back = backward(matched.networks, *pair, matched.theta, region.to(pair[0].device), searched)
+    back = composite_transform(*(x.cpu() for x in back), grid, grid)
+    return inconsistency_map(matched.after_start, back, sitk.Shrink(grid, [2, 2, 2]))
 
 
-def _region_dsc(images: Images, transform: sitk.Transform) -> float | None:
+def _region_dsc(views: Views, region: np.ndarray, transform: sitk.Transform) -> float | None:
     """DSC of both regions on the working grid, where both images show anything."""
+    images = views.images
     if images.kinds["fixed"] != images.kinds["moving"] or BODY in images.kinds.values():
         return None
-    seen = shown_there(images.shown["fixed"], images.grid) & shown_there(images.shown["moving"], images.grid, transform)
-    fixed = inside(images.regions["fixed"], images.grid) & seen
+    seen = views.fixed_shown & shown_there(images.shown["moving"], images.grid, transform)
     moved = inside(images.regions["moving"], images.grid, transform=transform) & seen
-    return float(2 * (fixed & moved).sum() / max(fixed.sum() + moved.sum(), 1))
-
-
-def _after_shift(transform: sitk.CompositeTransform, shift: np.ndarray) -> sitk.CompositeTransform:
-    """The networks saw the moving image after a ``shift`` of its points."""
-    affine, field = sitk.AffineTransform(transform.GetNthTransform(0)), transform.GetNthTransform(1)
-    affine.SetTranslation((np.array(affine.GetTranslation()) + shift).tolist())
-    return sitk.CompositeTransform([affine, field])
-
-
-def _field_on(grid: sitk.Image, transform: sitk.Transform) -> sitk.Image:
-    return sitk.TransformToDisplacementField(
-        transform, sitk.sitkVectorFloat32, grid.GetSize(), grid.GetOrigin(), grid.GetSpacing(), grid.GetDirection()
-    )
-
-
-@lru_cache(maxsize=4)
-def _networks(path: Path, _contents: str, device: str) -> RegistrationWeights:
-    """The networks of a file on a device; kept as long as the file's contents, of which ``_contents`` is the digest,
-    stay."""
-    found = load_weights_file(path)
-    fine = found.fine.to(device) if found.fine else None
-    return found._replace(registration=found.registration.to(device), fine=fine)
+    return float(2 * (region & moved).sum() / max((region & seen).sum() + moved.sum(), 1))

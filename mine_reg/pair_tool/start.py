@@ -17,10 +17,10 @@ from torch import Tensor
 from mine_reg.evaluation.mutual_information import entropy
 from mine_reg.images.geometry import voxels_to_points
 from mine_reg.models import DeformNet
-from mine_reg.pair_tool.inputs import BODY, Images, inside, shown_there
-from mine_reg.pair_tool.working_grid import scaled
+from mine_reg.pair_tool.inputs import BODY, Images
+from mine_reg.pair_tool.views import Views
 from mine_reg.registration import Registration, halved, predict_fine
-from mine_reg.spatial import resample, upsample
+from mine_reg.spatial import sample_at, transform_points, upsample, voxel_points
 
 _SAME_MM = 8.0  # starts nearer to each other than this are one
 AROUND_MM = 8.0  # of the fixed region: where images are compared, so that its border counts
@@ -97,35 +97,33 @@ class Comparison:
     coarse : on every other voxel of the working grid
     """
 
-    def __init__(self, images: Images, fixed: Tensor, coarse: bool):
-        self.images, self.fixed, self.coarse = images, fixed, coarse
-        near = inside(images.regions["fixed"], images.grid, AROUND_MM)
-        shown = shown_there(images.shown["fixed"], images.grid)
-        self.region = torch.from_numpy(self._thin(near & shown)).to(fixed.device)
+    def __init__(self, views: Views, coarse: bool):
+        self.views, self.coarse = views, coarse
+        self.fixed = halved(views.fixed) if coarse else views.fixed
+        places = self._thin(views.region(AROUND_MM)).flatten().nonzero()[:, 0]
+        self.points = voxel_points(places[None], self.fixed.shape[2:])
+        self.values = self.fixed.flatten()[places]
 
-    def _thin(self, volume: np.ndarray) -> np.ndarray:
-        return volume[::2, ::2, ::2] if self.coarse else volume
+    def _thin(self, volume: Tensor) -> Tensor:
+        return volume[..., ::2, ::2, ::2] if self.coarse else volume
 
     def moving(self, start: Start) -> Tensor:
-        """The moving image (1, 1, D, H, W) on the working grid after a start."""
-        grid = self.images.grid
-        moving = scaled(self.images.seen["moving"], grid, start.transform())[None].to(self.fixed.device)
-        return halved(moving) if self.coarse else moving
+        """The moving image (1, 1, D, H, W) after a start."""
+        return self.views.moving(start.shift, self.coarse)
 
-    def shown(self, start: Start) -> Tensor:
-        """Where the moving image shows anything after a start, float (1, 1, D, H, W)."""
-        seen = self._thin(shown_there(self.images.shown["moving"], self.images.grid, start.transform()))
-        return torch.from_numpy(np.ascontiguousarray(seen, np.float32)).to(self.fixed)[None, None]
-
-    def __call__(self, moving: Tensor, shown: Tensor, theta: Tensor, dvf: Tensor | None) -> tuple[float, float]:
-        """Agreement and overlap for the moving image (1, 1, D, H, W) after the start; the DVF is in this grid's
-        voxels."""
-        moved, seen = resample(torch.cat([moving, shown], dim=1), theta, dvf)[0]
-        both = (seen > 0.99) & self.region
-        overlap = float(both.sum() / self.region.sum().clamp_min(1))
+    def __call__(self, start: Start, theta: Tensor | None = None, dvf: Tensor | None = None) -> tuple[float, float]:
+        """Agreement and overlap, the share of the region that the moving image shows, after a start and a map; the DVF
+        is in this grid's voxels."""
+        if not self.points.numel():
+            return 0.0, 0.0
+        shown = self._thin(self.views.shown(start.shift)).to(self.fixed)[None, None]
+        both = torch.cat([self.moving(start), shown], dim=1)
+        moved, seen = sample_at(both, transform_points(self.points, both.shape[2:], theta, dvf))[0].unbind(-1)
+        seen = seen > 0.99
+        overlap = float(seen.float().mean())
         if overlap < _LEAST_OVERLAP:
             return 0.0, overlap
-        return normalised_information(self.fixed[0, 0][both].cpu().numpy(), moved[both].cpu().numpy()), overlap
+        return normalised_information(*(values[seen].cpu().numpy() for values in (self.values, moved))), overlap
 
 
 def normalised_information(fixed: np.ndarray, moving: np.ndarray) -> float:
@@ -136,19 +134,18 @@ def normalised_information(fixed: np.ndarray, moving: np.ndarray) -> float:
     return (own + other - entropy(joint)) / max(min(own, other), 1e-6)
 
 
-@torch.inference_mode()
-def best_start(images: Images, registration: Registration, fine: DeformNet | None, device: str) -> Answer:
+@torch.no_grad()
+def best_start(views: Views, registration: Registration, fine: DeformNet | None) -> Answer:
     """The best of all starts, with both networks, with DeformNet alone or without any, and completed on the fine grid
     where that helps."""
-    fixed = scaled(images.seen["fixed"], images.grid)[None].to(device)
-    coarse = Comparison(images, halved(fixed), coarse=True)
-    answers = [_alone(coarse, start) for start in candidate_starts(images)]
+    coarse = Comparison(views, coarse=True)
+    answers = [_alone(coarse, start) for start in candidate_starts(views.images)]
     promising = sorted(answers, key=lambda answer: answer.agreement, reverse=True)[:_WITH_NETWORKS]
     for answer in promising:
         answers += _with_networks(registration, coarse, answer.start)
     best = max(answers, key=lambda answer: answer.agreement / (1 if answer.by == "none" else _CLEAR_GAIN))
     network, passes = (fine, None) if fine is not None else (registration.deformnet, _PASSES_OF_THE_COARSE)
-    compare = Comparison(images, fixed, coarse=False)
+    compare = Comparison(views, coarse=False)
     best = _on_fine_grid(network, passes, compare, best)
     if best.start.shift.any():  # on the fine grid, too, nothing worse than the header is taken
         best = max(best, _alone(compare, Start("header", np.zeros(3))), key=lambda answer: answer.agreement)
@@ -161,30 +158,31 @@ def best_start(images: Images, registration: Registration, fine: DeformNet | Non
 
 def _with_networks(registration: Registration, compare: Comparison, start: Start) -> list[Answer]:
     """A start with both networks, and with DeformNet alone, on the coarse grid."""
-    fixed, moving, shown = compare.fixed, compare.moving(start), compare.shown(start)
-    still, found = torch.eye(3, 4, dtype=fixed.dtype, device=fixed.device)[None], []
-    for theta, by in ((registration.affinenet.predict(fixed, moving), "networks"), (still, "deformnet")):
+    fixed, moving, found = compare.fixed, compare.moving(start), []
+    for theta, by in ((registration.affinenet.predict(fixed, moving), "networks"), (_still(fixed), "deformnet")):
         dvf = registration.deformnet.predict(fixed, moving, theta)
-        found.append(Answer(start, theta, 2 * dvf, *compare(moving, shown, theta, dvf), by))
+        found.append(Answer(start, theta, 2 * dvf, *compare(start, theta, dvf), by))
     return found
 
 
 def _alone(compare: Comparison, start: Start) -> Answer:
     """A start without any network."""
-    fixed, moving = compare.fixed, compare.moving(start)
-    still = torch.eye(3, 4, dtype=fixed.dtype, device=fixed.device)[None]
-    none = fixed.new_zeros(1, 3, *fixed.shape[2:])
-    return Answer(start, still, none, *compare(moving, compare.shown(start), still, None), "none")
+    fixed = compare.fixed
+    return Answer(start, _still(fixed), fixed.new_zeros(1, 3, *fixed.shape[2:]), *compare(start), "none")
+
+
+def _still(like: Tensor) -> Tensor:
+    return torch.eye(3, 4, dtype=like.dtype, device=like.device)[None]
 
 
 def _on_fine_grid(network: DeformNet, passes: int | None, compare: Comparison, answer: Answer) -> Answer:
     """The answer with what DeformNet adds on the fine grid, or without where that does not make images agree better;
     the start alone where even that is better."""
-    fixed, moving, shown = compare.fixed, compare.moving(answer.start), compare.shown(answer.start)
+    fixed, moving = compare.fixed, compare.moving(answer.start)
     dvf = predict_fine(network, fixed, moving, answer.theta, answer.dvf, passes)
     best, least = _alone(compare, answer.start), _CLEAR_GAIN
     for own in (answer.dvf, dvf):
-        agreement, overlap = compare(moving, shown, answer.theta, own)
+        agreement, overlap = compare(answer.start, answer.theta, own)
         if agreement > least * best.agreement:
             least = _GAIN
             own = upsample(own, fixed.shape[2:])
