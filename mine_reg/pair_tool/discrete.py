@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mine_reg.pair_tool.start import Answer, Comparison
+from mine_reg.pair_tool.start import ENOUGH, Answer, Comparison
 from mine_reg.pair_tool.views import Views
 from mine_reg.pair_tool.working_grid import TAPER_MM, fading_border
 from mine_reg.spatial import compose_dvf, jacobian_determinant, resample, smooth
@@ -22,7 +22,6 @@ _COARSE_SEARCHES = ((2, 3), (2, 1))  # the same on a grid of 5 mm, but for the f
 _BLURS = (1.2, 2.0)  # sigma, in nodes, of the Gaussian over what was found; more where less folds
 _CONSISTENT = 10  # steps by which the ways there and back are made one another's inverse
 _FADING_MM = 40.0  # from the border of the grid, so that large displacements do not end in a fold
-_ENOUGH = 0.36  # agreement of an answer, see `start.Comparison`, from which on there is no large motion to search for
 
 
 @torch.no_grad()
@@ -32,7 +31,7 @@ def searched_for_large_motion(views: Views, answer: Answer, region: Tensor) -> A
 
     region : (D, H, W), where to search
     """
-    if answer.agreement >= _ENOUGH or not region.any():
+    if answer.agreement >= ENOUGH or not region.any():
         return answer
     moving, spacing = views.moving(answer.start.shift), views.images.grid.GetSpacing()[0]
     dvf = completed(views.fixed, moving, answer.theta, answer.dvf, region, spacing)

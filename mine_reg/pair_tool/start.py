@@ -3,8 +3,8 @@
 A start is an affine map in mm, from fixed to moving points, through which the networks see the moving image. Headers
 may be wrong, lungs cut off, and the networks' answer to what they have not been trained on worse than none; so the
 header, the centres, boxes and ends of what is brought together, and the bodies, are compared; the best two are tried
-with both networks and with DeformNet alone, and the best of all is taken. By that measure it is never worse than the
-header alone.
+with both networks and with DeformNet alone, where that is not enough after a conventional affine registration, too,
+and the best of all is taken. By that measure it is never worse than the header alone.
 """
 
 from dataclasses import dataclass, field
@@ -17,6 +17,7 @@ from torch import Tensor
 from mine_reg.evaluation.mutual_information import entropy
 from mine_reg.images.geometry import voxels_to_points
 from mine_reg.models import DeformNet
+from mine_reg.pair_tool.conventional_affine import conventional_affine
 from mine_reg.pair_tool.inputs import BODY, Images
 from mine_reg.pair_tool.views import Views
 from mine_reg.registration import Registration, halved, predict_fine
@@ -29,6 +30,8 @@ _BINS = 48
 _WITH_NETWORKS = 2  # starts, the best without them, that are tried with networks
 _GAIN = 1.002  # of the measure, for which the finer answer is taken
 _CLEAR_GAIN = 1.1  # for which networks are believed at all: on cropped scans they gained less and were wrong
+ENOUGH = 0.36  # agreement with networks; below it a conventional affine registration is tried, too
+_LOST = 0.25  # below which it is tried from all starts
 _PASSES_OF_THE_COARSE = 2  # of the coarse DeformNet on the fine grid
 
 
@@ -49,7 +52,8 @@ class Answer:
 
     agreement : see `Comparison`
     overlap : share of the fixed region that the moving image shows
-    by : what it is from beside the start: ``none``, ``networks`` (both) or ``deformnet`` (alone), ``and search``
+    by : what it is from beside the start: ``none``, ``networks`` (both), ``deformnet`` (alone) or ``affine`` (a
+        conventional one and DeformNet), ``and search``
     """
 
     start: Start
@@ -100,7 +104,8 @@ class Comparison:
     def __init__(self, views: Views, coarse: bool):
         self.views, self.coarse = views, coarse
         self.fixed = halved(views.fixed) if coarse else views.fixed
-        places = self._thin(views.region(AROUND_MM)).flatten().nonzero()[:, 0]
+        self.region = self._thin(views.region(AROUND_MM))
+        places = self.region.flatten().nonzero()[:, 0]
         self.points = voxel_points(places[None], self.fixed.shape[2:])
         self.values = self.fixed.flatten()[places]
 
@@ -111,6 +116,7 @@ class Comparison:
         """The moving image (1, 1, D, H, W) after a start."""
         return self.views.moving(start.shift, self.coarse)
 
+    @torch.no_grad()
     def __call__(self, start: Start, theta: Tensor | None = None, dvf: Tensor | None = None) -> tuple[float, float]:
         """Agreement and overlap, the share of the region that the moving image shows, after a start and a map; the DVF
         is in this grid's voxels."""
@@ -140,9 +146,13 @@ def best_start(views: Views, registration: Registration, fine: DeformNet | None)
     where that helps."""
     coarse = Comparison(views, coarse=True)
     answers = [_alone(coarse, start) for start in candidate_starts(views.images)]
-    promising = sorted(answers, key=lambda answer: answer.agreement, reverse=True)[:_WITH_NETWORKS]
-    for answer in promising:
-        answers += _with_networks(registration, coarse, answer.start)
+    starts = [answer.start for answer in sorted(answers, key=lambda answer: answer.agreement, reverse=True)]
+    for start in starts[:_WITH_NETWORKS]:
+        answers += _with_networks(registration, coarse, start)
+    for number, start in enumerate(starts):
+        enough = ENOUGH if number < _WITH_NETWORKS else _LOST
+        if max(answer.agreement for answer in answers) < enough:
+            answers += _after_conventional_affine(registration, coarse, start)
     best = max(answers, key=lambda answer: answer.agreement / (1 if answer.by == "none" else _CLEAR_GAIN))
     network, passes = (fine, None) if fine is not None else (registration.deformnet, _PASSES_OF_THE_COARSE)
     compare = Comparison(views, coarse=False)
@@ -158,11 +168,22 @@ def best_start(views: Views, registration: Registration, fine: DeformNet | None)
 
 def _with_networks(registration: Registration, compare: Comparison, start: Start) -> list[Answer]:
     """A start with both networks, and with DeformNet alone, on the coarse grid."""
-    fixed, moving, found = compare.fixed, compare.moving(start), []
-    for theta, by in ((registration.affinenet.predict(fixed, moving), "networks"), (_still(fixed), "deformnet")):
-        dvf = registration.deformnet.predict(fixed, moving, theta)
-        found.append(Answer(start, theta, 2 * dvf, *compare(start, theta, dvf), by))
-    return found
+    theta = registration.affinenet.predict(compare.fixed, compare.moving(start))
+    return [
+        _with_deformnet(registration, compare, start, theta, "networks"),
+        _with_deformnet(registration, compare, start, _still(compare.fixed), "deformnet"),
+    ]
+
+
+def _after_conventional_affine(registration: Registration, compare: Comparison, start: Start) -> list[Answer]:
+    """A start with DeformNet after `conventional_affine`, on the coarse grid, where that comes to an end."""
+    theta = conventional_affine(compare.fixed, compare.moving(start), compare.region)
+    return [] if theta is None else [_with_deformnet(registration, compare, start, theta, "affine")]
+
+
+def _with_deformnet(registration: Registration, compare: Comparison, start: Start, theta: Tensor, by: str) -> Answer:
+    dvf = registration.deformnet.predict(compare.fixed, compare.moving(start), theta)
+    return Answer(start, theta, 2 * dvf, *compare(start, theta, dvf), by)
 
 
 def _alone(compare: Comparison, start: Start) -> Answer:
