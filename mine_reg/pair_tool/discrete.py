@@ -20,14 +20,15 @@ _COUPLING = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 _SEARCHES = ((4, 3), (3, 2))  # voxels between nodes, and steps tried: 30 and 15 mm at 2.5 mm
 _COARSE_SEARCHES = ((2, 3), (2, 1))  # the same on a grid of 5 mm, but for the finer nodes
 _BLURS = (1.2, 2.0)  # sigma, in nodes, of the Gaussian over what was found; more where less folds
+_ROUGH = 0.99  # of the agreement may be lost: nodes are coarse, and what they find is smoothed by refinement
 _CONSISTENT = 10  # steps by which the ways there and back are made one another's inverse
 _FADING_MM = 40.0  # from the border of the grid, so that large displacements do not end in a fold
 
 
 @torch.no_grad()
 def searched_for_large_motion(views: Views, answer: Answer, region: Tensor) -> Answer:
-    """An answer that is not good enough, completed by what two searches find, coarse and fine, where that makes the
-    images agree better.
+    """An answer that is not good enough, completed by what two searches find, coarse and fine, where that does not make
+    the images agree less.
 
     region : (D, H, W), where to search
     """
@@ -36,7 +37,7 @@ def searched_for_large_motion(views: Views, answer: Answer, region: Tensor) -> A
     moving, spacing = views.moving(answer.start.shift), views.images.grid.GetSpacing()[0]
     dvf = completed(views.fixed, moving, answer.theta, answer.dvf, region, spacing)
     agreement, overlap = Comparison(views, coarse=False)(answer.start, answer.theta, dvf)
-    if agreement <= answer.agreement:
+    if agreement < _ROUGH * answer.agreement:
         return answer
     return replace(answer, dvf=dvf, agreement=agreement, overlap=overlap, by=f"{answer.by} and search")
 
