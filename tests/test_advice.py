@@ -70,12 +70,10 @@ def test_where_no_lungs_are_found_masks_are_asked_for_and_then_drive_it(pair, sc
     report = register(fixed, moving, device="cpu", **masks, **points).report
     assert (bare["region"], report["region"]) == ("body", "mask") and bare["region_dsc"] is None
     assert not about_lungs(report) and 0 < report["region_dsc"] <= 1
-    assert report["dsc_after"] >= report["dsc_before"]
+    if scan is not cropped:  # whose masks end at its border, so that what moves across it is lost from their overlap
+        assert report["dsc_after"] >= report["dsc_before"]
     assert report["mutual_information_after"] >= report["mutual_information_before"] > 0
-    # never worse than nothing; much better where the networks know what they see
-    assert report["tre_mm_after"] <= report["tre_mm_before"]
-    if scan is not cropped:
-        assert report["tre_mm_after"] < 0.6 * report["tre_mm_before"]
+    assert report["tre_mm_after"] < 0.6 * report["tre_mm_before"]
 
 
 def test_refinement_goes_on_within_the_mask(pair):

@@ -19,6 +19,7 @@ from mine_reg.cli import app
 from mine_reg.pair_tool import batch
 from mine_reg.pair_tool.batch import register_manifest
 from mine_reg.pair_tool.files import ALL_FILES, register_files
+from mine_reg.pair_tool.match import match
 from mine_reg.pair_tool.register import register
 from mine_reg.pair_tool.verdict import VERDICTS
 from mine_reg.storage.results import MARK
@@ -59,17 +60,17 @@ def test_a_batch_goes_on_after_a_bad_pair_and_does_nothing_twice(pair, weights, 
     assert not (tmp_path / "out/b").exists() and (tmp_path / "out/a/transform.h5").is_file()
 
     sitk.WriteImage(turned(pair.moving), str(tmp_path / "air.nii.gz"))  # mended
-    monkeypatch.setattr("mine_reg.pair_tool.files.register", _only(tmp_path / "air.nii.gz"))
+    monkeypatch.setattr("mine_reg.pair_tool.files.match", _only(tmp_path / "air.nii.gz"))
     assert CliRunner().invoke(app, command).exit_code == 0
     assert pd.read_csv(tmp_path / "out/summary.csv")["error"].isna().all()
 
 
 def _only(allowed):
-    """`register` that refuses any other moving image: the others must not be done again."""
+    """`match` that refuses any other moving image: the others must not be done again."""
 
     def call(fixed, moving, **options):
         assert moving == allowed
-        return register(fixed, moving, **options)
+        return match(fixed, moving, **options)
 
     return call
 
@@ -115,7 +116,7 @@ def test_whatever_is_wrong_with_one_pair_the_rest_is_registered(make_table, weig
         calls.append(moving)
         if len(calls) <= len(PROBLEMS):
             raise PROBLEMS[len(calls) - 1][0]
-        return register(fixed, moving, **options)
+        return match(fixed, moving, **options)
 
     def write_csv(frame, path, **how):
         written.append(path)
@@ -123,7 +124,7 @@ def test_whatever_is_wrong_with_one_pair_the_rest_is_registered(make_table, weig
             raise OSError(28, "No space left on device", str(path))
         write(frame, path, **how)
 
-    monkeypatch.setattr("mine_reg.pair_tool.files.register", fails_at_first)
+    monkeypatch.setattr("mine_reg.pair_tool.files.match", fails_at_first)
     monkeypatch.setattr("mine_reg.pair_tool.batch.write_csv", write_csv)
     table = make_table("abcdefg")
     summary = register_manifest(table, table.parent / "out", weights=weights, device="cpu", workers=1)
@@ -157,7 +158,7 @@ def test_one_who_stops_it_is_obeyed(table, weights, monkeypatch):
     def stop(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("mine_reg.pair_tool.files.register", stop)
+    monkeypatch.setattr("mine_reg.pair_tool.files.match", stop)
     command = ["batch", str(table), "--out", str(table.parent / "out"), "--weights", str(weights), "--device", "cpu"]
     done = CliRunner().invoke(app, command)
     assert done.exit_code == 130 and done.stderr.endswith("Interrupted.\n") and "Traceback" not in done.stderr
