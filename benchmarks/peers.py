@@ -43,6 +43,9 @@ from mine_reg.storage.writing import write_csv
 
 FILES = ("fixed", "moving", "fixed_mask", "moving_mask")
 SCHEDULES = {False: [40, 20, 0], True: [100, 70, 50, 20]}  # of SyN, by whether it is the longer one
+# as this process has loaded them: files may change while it runs
+_HERE = [Path(__file__), Path(__file__).with_name("peer_methods.py")]
+THEIR_PROGRAM, OUR_PROGRAM = digest(*_HERE, *code("evaluation", "images")), digest(*_HERE, *code("."))
 ON_TOP_OF_AFFINE = ("ants_affine", "convexadam", "convexadam_masked")
 
 
@@ -91,10 +94,9 @@ def measure(folder: Path, options: argparse.Namespace) -> pd.DataFrame:
             if name in options.methods and not absent(name, options.unigradicon_weights):
                 theirs[name] = partial(_peer, name, folder, pair, files, work / "ants_affine", options)
         own = {label: partial(_ours, pair, files, *how) for label, *how in ours}
-        here = [Path(__file__), Path(__file__).with_name("peer_methods.py")]
-        for answers, program in ((theirs, [*here, *code("evaluation", "images")]), (own, [*here, *code(".")])):
+        for answers, program in ((theirs, THEIR_PROGRAM), (own, OUR_PROGRAM)):
             for label, answer in answers.items():
-                key = digest(label, options.threads, options.refine, *map(Path, files.values()), *program)
+                key = digest(label, options.threads, options.refine, *map(Path, files.values()), program)
                 rows.append(kept(work / "measured" / f"{row.pair_id}-{key[:24]}.csv", label, pair, answer))
     found = pd.concat(rows, ignore_index=True).assign(kind=work.name)
     affine = found["pair_id"].map(timed["ants_affine"]["seconds"])
