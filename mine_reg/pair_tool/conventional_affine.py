@@ -5,15 +5,17 @@ import SimpleITK as sitk
 import torch
 from torch import Tensor
 
+from mine_reg.images.itk_state import one_itk_thread
+
 _BINS = 32
 _SAMPLED = 0.3  # of the region's voxels
 _STEPS = 300
 _LARGEST_STEP, _SMALLEST_STEP = 2.0, 0.01  # voxels
 _RELAXATION = 0.9  # of the step after a turn; at 0.6 it stops on the way
-_DECIMALS = 4  # of theta; a hundredth of a millimetre
 _RIGID_LEVELS, _AFFINE_LEVELS = ([4, 2, 1], [2.0, 1.0, 0.0]), ([2, 1], [1.0, 0.0])  # shrinking, and sigma in voxels
 
 
+@one_itk_thread
 def conventional_affine(fixed: Tensor, moving: Tensor, region: Tensor) -> Tensor | None:
     """theta (1, 3, 4) by Mattes' mutual information, a rigid map first, from the identity on; None where the images
     come apart.
@@ -21,7 +23,7 @@ def conventional_affine(fixed: Tensor, moving: Tensor, region: Tensor) -> Tensor
     fixed, moving : (1, 1, D, H, W) on one grid
     region : Boolean (D, H, W), where the fixed image is compared
 
-    ITK adds up in threads, in no fixed order; after rounding the same images give the same map.
+    In one thread: several add up in no fixed order, and the same images would give another map each time.
     """
     images = [sitk.GetImageFromArray(image[0, 0].cpu().numpy()) for image in (fixed, moving)]
     marked = sitk.GetImageFromArray(region.cpu().numpy().astype(np.uint8))
@@ -44,7 +46,7 @@ def conventional_affine(fixed: Tensor, moving: Tensor, region: Tensor) -> Tensor
         _descend(method, images, affine, *_AFFINE_LEVELS)
     except RuntimeError:  # ITK's, when no voxel of the region meets the moving image any more
         return None
-    return torch.from_numpy(_theta(affine, images[0].GetSize()).round(_DECIMALS)).to(fixed)[None]
+    return torch.from_numpy(_theta(affine, images[0].GetSize())).to(fixed)[None]
 
 
 def _descend(
