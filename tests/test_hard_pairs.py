@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import SimpleITK as sitk
+from scipy.spatial.transform import Rotation
 
 from mine_reg.images.geometry import points_to_voxels, same_grid, to_image
 from mine_reg.images.points import read_points
@@ -169,6 +170,17 @@ def test_far_headers_and_other_fields_of_view(pair):
     voxels = {np.prod(HARD["other_field_of_view"](pair, seed).moving.GetSize()) for seed in range(8)}
     own = np.prod(pair.moving.GetSize())
     assert len(voxels) == 2 and min(voxels) < 0.6 * own and max(voxels) > 3 * own
+
+
+def test_a_tilt_turns_the_header_about_the_middle_of_the_image(pair):
+    hard = HARD["tilted"](pair, 4)
+    turn = Rotation.from_matrix(np.reshape(hard.moving.GetDirection(), (3, 3)))  # the pair's own is the identity
+    assert 20 < np.rad2deg(turn.magnitude()) < 30
+    middle = [(n - 1) / 2 for n in pair.moving.GetSize()]
+    middles = [image.TransformContinuousIndexToPhysicalPoint(middle) for image in (pair.moving, hard.moving)]
+    assert np.allclose(*middles)
+    expected = middles[0] + turn.apply(pair.moving_points - middles[0])
+    assert np.allclose(hard.moving_points, expected)
 
 
 def test_too_few_points_are_refused(pair):

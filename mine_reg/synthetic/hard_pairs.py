@@ -199,17 +199,22 @@ def other_field_of_view(pair: KnownPair, seed: int) -> KnownPair:
     if np.random.default_rng(seed).random() < 0.5:
         return _in_view(pair, "moving", *_box(_array(pair, "moving"), pair.moving, 8.0))
     width = [round(120 / spacing) for spacing in pair.moving.GetSpacing()]
-    padded = {
-        name: sitk.ConstantPad(getattr(pair, name), width, width, value)
-        for name, value in (("moving", AIR_HU), ("moving_mask", 0))
-    }
+    fill = (("moving", AIR_HU), ("moving_mask", 0))
+    padded = {name: sitk.ConstantPad(getattr(pair, name), width, width, value) for name, value in fill}
     return replace(pair, **padded)
 
 
+def tilted(pair: KnownPair, seed: int) -> KnownPair:
+    """The moving header turned by 20 to 30 degrees about any axis through the middle of the image."""
+    draw = np.random.default_rng(seed)
+    axis, degrees = draw.standard_normal(3).tolist(), draw.uniform(20, 30)
+    return _placed(pair, sitk.VersorTransform(axis, np.deg2rad(degrees), _corners(pair.moving).mean(0).tolist()))
+
+
 HARD: dict[str, Callable[[KnownPair, int], KnownPair]] = {
-    function.__name__: function
-    for function in (plain, one_lung, half_lungs, effusion, zero_padding, cropped_to_lungs)
-    + (turned, identical, far_headers, other_field_of_view)
+    make.__name__: make
+    for make in (plain, one_lung, half_lungs, effusion, zero_padding, cropped_to_lungs)
+    + (turned, identical, far_headers, other_field_of_view, tilted)
 }
 
 
@@ -283,9 +288,13 @@ def _like(array: np.ndarray, image: sitk.Image) -> sitk.Image:
     return made
 
 
+def _placed(pair: KnownPair, transform: sitk.Transform) -> KnownPair:
+    """The moving header and points where ``transform`` leads them."""
+    names, back = ("moving", "moving_mask"), transform.GetInverse()  # which TransformGeometry applies
+    moved = {name: sitk.TransformGeometry(getattr(pair, name), back) for name in names}
+    points = np.array([transform.TransformPoint(point) for point in pair.moving_points.tolist()])
+    return replace(pair, **moved, moving_points=points)
+
+
 def _shifted(pair: KnownPair, shift_mm) -> KnownPair:
-    """The moving header off by ``shift_mm``, and its points with it."""
-    moved = {name: sitk.Image(getattr(pair, name)) for name in ("moving", "moving_mask")}
-    for image in moved.values():
-        image.SetOrigin((np.array(image.GetOrigin()) + shift_mm).tolist())
-    return replace(pair, **moved, moving_points=pair.moving_points + np.asarray(shift_mm))
+    return _placed(pair, sitk.TranslationTransform(3, np.array(shift_mm, float).tolist()))
