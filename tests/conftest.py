@@ -10,8 +10,10 @@ from pathlib import Path
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"  # before torch: workers that all use all cores only wait for each other
 
+import pandas as pd
 import pytest
-from known_networks import SIZE, SPACING, known_weights
+import SimpleITK as sitk
+from known_networks import SIZE, SPACING, known_weights, turned
 from ruamel.yaml import YAML
 
 from mine_reg.pairs.manifest import read_manifest
@@ -145,3 +147,21 @@ def weights(tmp_path_factory) -> Path:
 def pair():
     """A phantom of the size of `known_networks`."""
     return make_pair(SIZE, SPACING, 3)
+
+
+@pytest.fixture
+def make_table(pair, tmp_path):
+    """A function of ids that writes a table of pairs of the same images, with points."""
+    for name, dtype in (("fixed", "int16"), ("moving", "int16"), ("fixed_mask", "uint8"), ("moving_mask", "uint8")):
+        sitk.WriteImage(turned(getattr(pair, name), dtype=dtype), str(tmp_path / f"{name}.nii.gz"))
+    row = {name: f"{name}.nii.gz" for name in ("fixed", "moving", "fixed_mask", "moving_mask")}
+    for name in ("fixed_points", "moving_points"):
+        points = pd.DataFrame(getattr(pair, f"{name}_xyz").numpy(), columns=list("xyz"))
+        points.to_csv(tmp_path / f"{name}.csv", index=False)
+        row[name] = f"{name}.csv"
+
+    def make(ids):
+        pd.DataFrame([{"pair_id": name, **row} for name in ids]).to_csv(tmp_path / "pairs.csv", index=False)
+        return tmp_path / "pairs.csv"
+
+    return make

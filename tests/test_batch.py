@@ -76,24 +76,6 @@ def _only(allowed):
 
 
 @pytest.fixture
-def make_table(pair, tmp_path):
-    """A function of ids that writes a table of pairs of the same images, with points."""
-    for name, dtype in (("fixed", "int16"), ("moving", "int16"), ("fixed_mask", "uint8"), ("moving_mask", "uint8")):
-        sitk.WriteImage(turned(getattr(pair, name), dtype=dtype), str(tmp_path / f"{name}.nii.gz"))
-    row = {name: f"{name}.nii.gz" for name in ("fixed", "moving", "fixed_mask", "moving_mask")}
-    for name in ("fixed_points", "moving_points"):
-        points = pd.DataFrame(getattr(pair, f"{name}_xyz").numpy(), columns=list("xyz"))
-        points.to_csv(tmp_path / f"{name}.csv", index=False)
-        row[name] = f"{name}.csv"
-
-    def make(ids):
-        pd.DataFrame([{"pair_id": name, **row} for name in ids]).to_csv(tmp_path / "pairs.csv", index=False)
-        return tmp_path / "pairs.csv"
-
-    return make
-
-
-@pytest.fixture
 def table(make_table):
     return make_table("ab")
 

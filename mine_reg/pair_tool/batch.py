@@ -14,7 +14,7 @@ from mine_reg.images.reading import image_files
 from mine_reg.pair_tool.device import chosen_device
 from mine_reg.pair_tool.files import FURTHER, REPORT, register_files
 from mine_reg.pairs.manifest import ManifestError, read_manifest
-from mine_reg.storage.parallel import in_parallel
+from mine_reg.storage.parallel import in_parallel, outliving
 from mine_reg.storage.results import code, digest
 from mine_reg.storage.sentences import one_sentence
 from mine_reg.storage.writing import check_place, write_csv
@@ -23,6 +23,7 @@ from mine_reg.training.weights import load_weights_file, weights_path
 DECIDING = ("models.py", "losses.py", "spatial.py", "registration.py", "images", "pair_tool")  # code of a registration
 DECIDING += ("training/weights.py", "training/similarity.py", "training/self_similarity.py")
 _MANY = 2  # pairs per core, from which on pairs share the cores: each process takes seconds to start
+_KILLED = "its process was killed, most likely because memory ran out; register it with more memory, or smaller images"
 _GB_OF_A_PAIR = 4.5  # of memory, that of 512 x 512 x 600 voxels (results/benchmarks/memory.csv)
 
 
@@ -43,6 +44,7 @@ def register_manifest(
         memory for, where there are many pairs and no GPU
     scheduler : address of a Dask scheduler whose workers see the same files, e.g. ``tcp://host:8786``
 
+    A pair whose process is killed while others run is done again alone, and gets its sentence if it is killed again.
     A pair that is already there from the same contents and options is not done again; one that fails, or whose row is
     wrong, gets its sentence in the column ``error`` and does not stop the others. Returns the summary, one row per
     pair; ``attrs["pairs_per_hour"]`` tells how fast pairs were made, None where all were there. Raises what
@@ -63,10 +65,12 @@ def register_manifest(
         number: (_registered, row, out / row["pair_id"], errors.get(number, ""), written, options)
         for number, row in enumerate(records)
     }
-    if workers == 1 and scheduler is None:
+    if scheduler:
+        outcomes = in_parallel(calls, workers, scheduler)
+    elif workers == 1:
         outcomes = ((number, function(*given)) for number, (function, *given) in calls.items())
     else:
-        outcomes = in_parallel(calls, workers, scheduler)
+        outcomes = outliving(calls, workers, lambda number: (_summary_row(records[number], _KILLED), False))
     rows, made = {}, 0
     for number, (row, new) in tqdm(outcomes, total=len(calls), desc="register", unit="pair"):
         rows[number] = row
@@ -88,10 +92,16 @@ def _registered(row: dict, folder: Path, error: str, written: dict, options: dic
             report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
     except Exception as problem:  # noqa: BLE001 - whatever is wrong with one pair, the others are registered
         error = one_sentence(problem)
+    return _summary_row(row, error, report), new
+
+
+def _summary_row(row: dict, error: str, report: dict | None = None) -> dict:
+    """What the summary says of one pair of the manifest."""
+    report = report or {}
     numbers = {name: value for name, value in report.items() if isinstance(value, float)}
     warned = "; ".join(report.get("warnings", []))
     said = {"error": error, "verdict": report.get("verdict", ""), "warnings": warned}
-    return {"pair_id": row["pair_id"], **said, **numbers}, new
+    return {"pair_id": row["pair_id"], **said, **numbers}
 
 
 def _at_once(workers: int | None, pairs: int, device: str) -> int:
