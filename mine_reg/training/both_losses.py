@@ -1,5 +1,5 @@
-"""One training notebook for both losses at once: with one thread each, two trainings on two cores take less time than
-one after the other.
+"""One training notebook for both losses at once, each on one thread: so they learn the same on any number of cores, and
+two on two cores take less time than one after the other.
 
 python -m mine_reg.training.both_losses .build/05_train_deformnet.ipynb results/notebooks -p out data/models/x-{loss}
 
@@ -26,18 +26,17 @@ def run(notebook: Path, executed: Path, parameters: list[tuple[str, str]], worke
     """Execute ``notebook`` once for each loss; ``{loss}`` in the values of ``parameters`` stands for its name.
 
     executed : folder that receives the executed notebooks
-    workers : runs at once, which share the cores; -1: both, where there are two cores
+    workers : runs at once; -1: both, where there are two cores
     Raises RuntimeError, once the others are done, that names the losses that failed.
     """
-    cores = joblib.cpu_count()
-    at_once = max(1, min(len(LOSSES), cores if workers == -1 else workers))
+    at_once = max(1, min(len(LOSSES), joblib.cpu_count() if workers == -1 else workers))
     executed.mkdir(parents=True, exist_ok=True)
 
     def one(loss: str) -> bool:
         given = [("loss", loss), *((name, value.replace("{loss}", loss)) for name, value in parameters)]
         command = [*_PAPERMILL, str(notebook), str(executed / f"{notebook.stem}_{loss}.ipynb")]
         command += [word for name, value in given for word in ("-p", name, value)]
-        return _call(command, loss, threads=max(1, cores // at_once)) == 0
+        return _call(command, loss) == 0
 
     with ThreadPoolExecutor(at_once) as pool:
         failed = [loss for loss, good in zip(LOSSES, pool.map(one, LOSSES), strict=True) if not good]
@@ -45,9 +44,9 @@ def run(notebook: Path, executed: Path, parameters: list[tuple[str, str]], worke
         raise RuntimeError(f"{notebook.name} failed for {' and '.join(failed)}; see above, and {executed}")
 
 
-def _call(command: list[str], prefix: str, threads: int) -> int:
+def _call(command: list[str], prefix: str) -> int:
     """Exit status of a command that runs in the study's folder, with ``prefix`` before every line that it prints."""
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
         command, cwd=root(), env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     ) as process:
