@@ -43,6 +43,7 @@ bench: $(READY) ## time and memory of registration, beside others, and of traini
 	python benchmarks/floors.py --out results/benchmarks
 	python benchmarks/warp.py --out results/benchmarks
 	python benchmarks/training_step.py --out results/benchmarks
+	python benchmarks/shared_machine.py --out results/benchmarks
 
 check: $(READY) ## rules of style, and the direction of imports
 	ruff check mine_reg tests benchmarks notebooks docs
