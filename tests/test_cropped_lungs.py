@@ -6,8 +6,8 @@ import SimpleITK as sitk
 from scipy.ndimage import distance_transform_edt
 
 from mine_reg.images.ct import lung_mask
-from mine_reg.pair_tool.cropped_lungs import with_walls
-from mine_reg.pair_tool.working_grid import found_lungs
+from mine_reg.pair_tool.cropped_lungs import lungs_of_crop, with_walls
+from mine_reg.pair_tool.working_grid import on_lungs_grid
 
 SPACING = 4.0
 
@@ -26,6 +26,10 @@ def image_of(hu: np.ndarray) -> sitk.Image:
     image = sitk.GetImageFromArray(hu.astype(np.float32))
     image.SetSpacing([SPACING] * 3)
     return image
+
+
+def found_lungs(image: sitk.Image) -> sitk.Image:
+    return lungs_of_crop(on_lungs_grid(image), image)
 
 
 def dice_with(found: sitk.Image, lungs: np.ndarray) -> float:

@@ -18,9 +18,10 @@ from PIL import Image
 
 from mine_reg.images.geometry import averaged
 from mine_reg.images.reading import read_image
+from mine_reg.pair_tool.cropped_lungs import lungs_of_crop
 from mine_reg.pair_tool.middle_slices import middle_slices
 from mine_reg.pair_tool.quick_look import checkerboard, quick_look, red_cyan, volume_change
-from mine_reg.pair_tool.working_grid import found_lungs, working_grid
+from mine_reg.pair_tool.working_grid import on_lungs_grid, working_grid
 
 
 @pytest.fixture(scope="module")
@@ -194,7 +195,7 @@ def test_a_real_ct_shows_its_lungs(repository, tmp_path):
     if not scan.is_file():
         pytest.skip(f"no real CT at {scan}; set MINE_REG_REAL_CT to its folder")
     ct = sitk.Cast(read_image(scan), sitk.sitkFloat32)
-    lungs = found_lungs(ct)
+    lungs = lungs_of_crop(on_lungs_grid(ct), ct)
     grid = working_grid(lungs)
     seen = averaged(ct, grid.GetSpacing()[0])
     slices = middle_slices(seen, seen, lungs, IDENTITY, field_of(IDENTITY, grid))

@@ -23,6 +23,7 @@ from mine_reg.storage.writing import whole_file
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")  # one file each, and they keep where an image lies in space
 _NIFTI_HEADER = 352
+_NIFTI_SIZE = slice(42, 48)  # where it says how many voxels there are along x, y, z
 _POINTS, _CLOSE_MM = 200, 1e-3
 _CHUNK = 2**22
 
@@ -42,7 +43,10 @@ def write_image(image: sitk.Image, path: str | Path, compress: bool = True) -> N
     with whole_file(path) as beside:
         try:
             with quiet():
-                sitk.WriteImage(image, str(beside), compress)
+                if beside.name.endswith(".nii.gz") and image.GetNumberOfComponentsPerPixel() > 1:
+                    _write_stored(image, beside)
+                else:
+                    sitk.WriteImage(image, str(beside), compress)
             whole = _holds(beside, image)
         except (RuntimeError, OSError, EOFError, zlib.error):
             whole = False
@@ -112,6 +116,21 @@ def quiet() -> Iterator[Callable[[], str]]:
                     os.close(_stderr)
                 _log.close()
                 _stderr = _log = None
+
+
+def _write_stored(image: sitk.Image, path: Path) -> None:
+    """A field as ITK writes it into ``.nii.gz``, but packed as it is: the last digits of its floats are noise, so
+    compressing them saves an eighth and takes twenty times as long."""
+    with tempfile.TemporaryDirectory() as folder:
+        corner = Path(folder) / "corner.nii"
+        sitk.WriteImage(image[:2, :2, :2], str(corner))
+        header = bytearray(corner.read_bytes()[:_NIFTI_HEADER])
+    header[_NIFTI_SIZE] = np.array(image.GetSize(), np.int16).tobytes()
+    components = np.moveaxis(sitk.GetArrayViewFromImage(image), -1, 0)
+    with open(path, "wb") as file, gzip.GzipFile("", "wb", 0, file, mtime=0) as packed:
+        packed.write(header)
+        for component in components:
+            packed.write(np.ascontiguousarray(component))
 
 
 def _holds(path: Path, image: sitk.Image) -> bool:

@@ -6,7 +6,7 @@ from torch import Tensor
 from mine_reg.pair_tool.discrete import completed
 from mine_reg.pair_tool.start import normalised_information
 from mine_reg.registration import halved, predict_coarse
-from mine_reg.spatial import sample_at, transform_points, upsample, voxel_points
+from mine_reg.spatial import sample_at, transform_points, upsample
 from mine_reg.training.weights import RegistrationWeights
 
 
@@ -35,8 +35,7 @@ def backward(
         (inverse, 2 * registration.deformnet.predict(*coarse, inverse)),
     ]
 
-    places = region.flatten().nonzero()[:, 0]
-    points, values = voxel_points(places[None], size), moving.flatten()[places].cpu().numpy()
+    points, values = region.nonzero()[None].float(), moving[0, 0][region].cpu().numpy()
 
     def agreement(answer: tuple[Tensor, Tensor]) -> float:
         moved = sample_at(fixed, transform_points(points, size, *answer))[0, :, 0]

@@ -9,8 +9,9 @@ import SimpleITK as sitk
 from mine_reg.images.ct import OFFSET, Image, doubt_about_hu, read_ct
 from mine_reg.images.geometry import averaged, on_grid
 from mine_reg.images.padding import without_padding
+from mine_reg.pair_tool.cropped_lungs import lungs_of_crop
 from mine_reg.pair_tool.report import read_masks
-from mine_reg.pair_tool.working_grid import found_body, found_lungs, marked_region, thinned, working_grid
+from mine_reg.pair_tool.working_grid import found_body, marked_region, on_lungs_grid, thinned, working_grid
 
 ROLES = ("fixed", "moving")
 LUNGS, MASK, BODY = "lungs", "mask", "body"
@@ -99,16 +100,17 @@ def _read(given: Image, name: str) -> _One:
     bare, shown, padding = without_padding(image)
     thin = thinned(bare)
     with_padding = thin if padding is None else thinned(image)
+    coarse = on_lungs_grid(thin)
     shown = sitk.Cast(thin > -np.inf if shown is None else thinned(shown) > 0.99, sitk.sitkUInt8)
-    lungs = _lungs(thin)
+    lungs = _lungs(coarse, thin)
     may_be_raw = lungs is None and sitk.GetArrayViewFromImage(with_padding).min() >= 0
-    raw = _lungs(with_padding - OFFSET) if may_be_raw else None
-    return _One(image, thin, with_padding, shown, padding, found_body(thin, name), lungs, raw)
+    raw = _lungs(on_lungs_grid(with_padding - OFFSET), with_padding) if may_be_raw else None
+    return _One(image, thin, with_padding, shown, padding, found_body(coarse, name), lungs, raw)
 
 
-def _lungs(image: sitk.Image) -> sitk.Image | None:
+def _lungs(coarse: sitk.Image, image: sitk.Image) -> sitk.Image | None:
     try:
-        return found_lungs(image)
+        return lungs_of_crop(coarse, image)
     except ValueError:
         return None
 

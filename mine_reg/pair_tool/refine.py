@@ -13,7 +13,7 @@ from mine_reg.losses import MineLoss, scores, total_variation
 from mine_reg.models import StatisticNet
 from mine_reg.pair_tool.sampling import ChannelsTogether
 from mine_reg.pair_tool.undisturbed import undisturbed
-from mine_reg.spatial import jacobian_determinant, smooth, total_displacement, transform_points, voxel_points
+from mine_reg.spatial import jacobian_determinant, smooth, total_displacement, transform_points
 from mine_reg.training.self_similarity import mind_ssc
 from mine_reg.training.similarity import DESCRIPTORS, describe
 
@@ -103,9 +103,9 @@ class _Objective:
             seen = [describe(image, descriptor)]
             return torch.cat(seen + [mind_ssc(image)] if settings.self_similarity else seen, dim=1)
 
-        inside = region.flatten().nonzero()[:, 0]
-        self.inside = inside.cpu()
-        self.fixed = described(fixed).flatten(2)[0, :, inside.to(fixed.device)].T.contiguous()  # of the region alone
+        region = region.to(fixed.device)
+        self.inside = region.nonzero().float()  # (N, 3) in voxels
+        self.fixed = described(fixed)[0][:, region].T.contiguous()  # of the region alone
         everywhere = torch.ones_like(moving) if shown is None else shown.to(moving)[None, None]
         self.moving = ChannelsTogether(torch.cat([described(moving), everywhere], dim=1))
         sizes = ([max(2, n // level) for n in dvf.shape[2:]] for level in _LEVELS)
@@ -130,10 +130,9 @@ class _Objective:
 
     def value(self, chosen: Tensor, theta: Tensor, dvf: Tensor) -> Tensor:
         """What it is for a given map."""
-        points = transform_points(
-            voxel_points(self.inside[chosen][None].to(self.dvf.device), self.size), self.size, theta, dvf
-        )
-        moved, there = self.moving.at(points), self.fixed[chosen.to(self.fixed.device)][None]
+        chosen = chosen.to(self.fixed.device)
+        points = transform_points(self.inside[chosen][None], self.size, theta, dvf)
+        moved, there = self.moving.at(points), self.fixed[chosen][None]
         kept = moved[0, :, -1].detach() > 0.99
         value = self.settings.mu * total_variation(dvf, self.size)
         if kept.any():

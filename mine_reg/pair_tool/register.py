@@ -1,6 +1,7 @@
 """Registration of one pair of chest CTs, of any size, spacing, orientation and origin, by trained networks."""
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +26,6 @@ from mine_reg.pair_tool.undisturbed import undisturbed
 from mine_reg.pair_tool.verdict import TRUSTED, verdict
 from mine_reg.pair_tool.views import Views
 from mine_reg.pair_tool.working_grid import scaled
-from mine_reg.spatial import total_displacement
 
 
 @dataclass
@@ -94,6 +94,9 @@ def register(
 def judged(matched: Match) -> Result:
     """What `register` returns, from what it has found, `undisturbed`; ``seconds["total"]`` is the sum of the others."""
     clock = [time.perf_counter()]
+    beside = ThreadPoolExecutor(1)  # what follows leaves a core without work
+    found = beside.submit(undisturbed(_inconsistency), matched)
+    beside.shutdown(wait=False)
     views, answer, transform = matched.views, matched.answer, matched.transform
     images, grid, theta, dvf = views.images, views.images.grid, matched.theta, matched.dvf
     report = {
@@ -112,9 +115,9 @@ def judged(matched: Match) -> Result:
     moved = scaled(images.seen["moving"], grid, transform)
     for moment, image in (("before", views.moving(np.zeros(3))[0].cpu()), ("after", moved)):
         report[f"mutual_information_{moment}"] = mutual_information(views.fixed[0].cpu(), image, region)
-    report |= field_metrics(total_displacement(theta, dvf, dvf.shape[2:]).cpu())
+    report |= field_metrics(_in_voxels(matched.field))
     report["region_dsc"] = _region_dsc(views, region, transform)
-    inconsistency = _inconsistency(matched)
+    inconsistency = found.result()
     report |= inconsistency_within(inconsistency, images.regions["fixed"])
     clock.append(time.perf_counter())
 
@@ -143,6 +146,12 @@ def _inconsistency(matched: Match) -> sitk.Image:
     back = backward(matched.networks, *pair, matched.theta, region.to(pair[0].device), searched)
     back = composite_transform(*(x.cpu() for x in back), grid, grid)
     return inconsistency_map(matched.after_start, back, sitk.Shrink(grid, [2, 2, 2]))
+
+
+def _in_voxels(field: sitk.Image) -> torch.Tensor:
+    """Displacements (1, 3, D, H, W), z, y, x, in voxels of their own grid, of a field in mm on a working grid."""
+    displacement = sitk.GetArrayViewFromImage(field)[..., ::-1] / np.float32(field.GetSpacing()[0])
+    return torch.from_numpy(np.ascontiguousarray(np.moveaxis(displacement, -1, 0)))[None]
 
 
 def _region_dsc(views: Views, region: np.ndarray, transform: sitk.Transform) -> float | None:

@@ -21,7 +21,7 @@ from mine_reg.pair_tool.conventional_affine import conventional_affine
 from mine_reg.pair_tool.inputs import BODY, Images
 from mine_reg.pair_tool.views import Views
 from mine_reg.registration import Registration, halved, predict_fine
-from mine_reg.spatial import sample_at, transform_points, upsample, voxel_points
+from mine_reg.spatial import sample_at, transform_points, upsample
 
 _SAME_MM = 8.0  # starts nearer to each other than this are one
 AROUND_MM = 8.0  # of the fixed region: where images are compared, so that its border counts
@@ -105,9 +105,8 @@ class Comparison:
         self.views, self.coarse = views, coarse
         self.fixed = halved(views.fixed) if coarse else views.fixed
         self.region = self._thin(views.region(AROUND_MM))
-        places = self.region.flatten().nonzero()[:, 0]
-        self.points = voxel_points(places[None], self.fixed.shape[2:])
-        self.values = self.fixed.flatten()[places]
+        self.points = self.region.nonzero()[None].float()
+        self.values = self.fixed[0, 0][self.region]
 
     def _thin(self, volume: Tensor) -> Tensor:
         return volume[..., ::2, ::2, ::2] if self.coarse else volume

@@ -9,11 +9,10 @@ import torch
 from mine_reg.images.ct import AIR_HU
 from mine_reg.images.geometry import averaged, centred_grid, on_grid, to_tensor, voxels_to_points
 from mine_reg.images.lungs import find_body
-from mine_reg.pair_tool.cropped_lungs import lungs_of_crop
 
 WINDOW_HU = (-1000.0, 500.0)
 _BLOCK_MM = 2.0  # at most; voxels of the working grid are at least 2.5 mm wide
-_LUNGS_MM = 4.0  # voxels on which lungs are looked for
+_LUNGS_MM = 4.0  # voxels on which lungs and the body are looked for
 _SIZE = 64  # voxels along an axis of the coarse working grid, as in training
 _SPACING_MM = 5.0  # of the coarse grid, as in training; larger for lungs that would not fit
 _SMALLEST_MM = 1.5  # of the coarse grid: what is around a small region must be seen, too
@@ -28,24 +27,24 @@ def thinned(image: sitk.Image) -> sitk.Image:
     return sitk.BinShrink(image, [min(block, n // 4) for block, n in zip(blocks, image.GetSize(), strict=True)])
 
 
-def found_lungs(image: sitk.Image) -> sitk.Image:
-    """Lungs on an axis-aligned grid of 4 mm over the image. Raises ValueError when there is nothing like lungs."""
-    return lungs_of_crop(on_grid(averaged(image, _LUNGS_MM), _grid_over(image, _LUNGS_MM), AIR_HU), image)
+def on_lungs_grid(image: sitk.Image, outside: float = AIR_HU) -> sitk.Image:
+    """The image on an axis-aligned grid of 4 mm over it, on which lungs and the body are looked for."""
+    return on_grid(averaged(image, _LUNGS_MM), _grid_over(image, _LUNGS_MM), outside)
 
 
 def marked_region(mask: sitk.Image, name: str) -> sitk.Image:
     """What a mask of 0 and 1 marks, on such a grid. Raises ValueError that names the mask when it marks too little to
     be seen there."""
     mask = thinned(sitk.Cast(mask, sitk.sitkFloat32))
-    region = on_grid(averaged(mask, _LUNGS_MM), _grid_over(mask, _LUNGS_MM), 0) >= 0.5
+    region = on_lungs_grid(mask, outside=0) >= 0.5
     if not sitk.GetArrayViewFromImage(region).any():
         raise ValueError(f"{name} marks nothing that is {_LUNGS_MM:g} mm wide; it must mark what is to be registered")
     return region
 
 
 def found_body(image: sitk.Image, name: str) -> sitk.Image:
-    """The body, with what is inside it, on such a grid. Raises ValueError when nothing is as dense as a body."""
-    image = on_grid(averaged(image, _LUNGS_MM), _grid_over(image, _LUNGS_MM), AIR_HU)
+    """The body, with what is inside it, of an image `on_lungs_grid`. Raises ValueError when nothing is as dense as a
+    body."""
     body = find_body(sitk.GetArrayFromImage(image))
     if not body.any():
         raise ValueError(f"{name} shows nothing that is as dense as a body and {_LUNGS_MM:g} mm wide; give a CT in HU")
