@@ -193,7 +193,8 @@ class _Page:
 
     def png(self) -> bytes:
         file = io.BytesIO()
-        FigureCanvasAgg(self.figure).print_png(file, metadata={"Software": None})
+        quickly = {"compress_level": 1}
+        FigureCanvasAgg(self.figure).print_png(file, metadata={"Software": None}, pil_kwargs=quickly)
         return file.getvalue()
 
     def _picture(self, colours: np.ndarray, place: tuple[float, float, float, float], interpolation: str) -> None:
