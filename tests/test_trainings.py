@@ -11,6 +11,7 @@ from mine_reg.experiments.trainings import (
     compare_over_trainings,
     comparison_markdown,
     crossed_test,
+    difference,
     sentences,
     spread_markdown,
     spread_table,
@@ -58,6 +59,15 @@ def test_no_difference_at_all_is_no_evidence_and_missing_values_are_an_error():
     assert np.isnan(crossed_test(pd.DataFrame(np.ones((1, 3))))["p"])
     with pytest.raises(ValueError, match="differences are missing"):
         crossed_test(pd.DataFrame([[1.0, np.nan], [1.0, 2.0]]))
+
+
+def test_only_what_is_not_trained_stands_beside_every_training():
+    """One training beside five of another method is one comparison, not five."""
+    five = pd.DataFrame(np.arange(10.0).reshape(2, 5), columns=[2019, 1, 2, 3, 4])
+    once, untrained = pd.DataFrame([[1.0], [2.0]], columns=[1]), pd.DataFrame([[1.0], [2.0]], columns=[0])
+    pd.testing.assert_frame_equal(difference(once, five), once - five[[1]])
+    assert difference(five, untrained).values.tolist() == [[-1.0, 0.0, 1.0, 2.0, 3.0], [3.0, 4.0, 5.0, 6.0, 7.0]]
+    assert difference(once, once.set_axis([7], axis=1)).values.tolist() == [[0.0], [0.0]]
 
 
 def test_a_pair_whose_distance_is_infinite_is_left_out(study):

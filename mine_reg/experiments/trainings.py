@@ -76,14 +76,18 @@ def by_training(both: pd.DataFrame, method: str, metric: str) -> pd.DataFrame:
 def difference(one: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
     """One minus other, pairs by trainings, for trainings that both have and pairs that are finite in all of them; what
     is not trained is the same beside every training of the other."""
-    if other.shape[1] == 1 < one.shape[1]:
+    if _untrained(other) and not _untrained(one):
         other = pd.DataFrame(dict.fromkeys(one, other.iloc[:, 0]))
-    elif one.shape[1] == 1 < other.shape[1]:
+    elif _untrained(one) and not _untrained(other):
         one = pd.DataFrame(dict.fromkeys(other, one.iloc[:, 0]))
     elif one.shape[1] == other.shape[1] == 1:
         one, other = one.set_axis([0], axis=1), other.set_axis([0], axis=1)
     one, other = one.align(other, join="inner")
     return (one - other).replace([np.inf, -np.inf], np.nan).dropna()
+
+
+def _untrained(values: pd.DataFrame) -> bool:
+    return list(values) == [0]
 
 
 def spread_table(trainings: pd.DataFrame, metrics: pd.DataFrame, methods: dict[str, str] = METHODS) -> pd.DataFrame:
