@@ -66,7 +66,7 @@ def test_notebooks_follow_each_other_in_reading_order(book):
     contents = (book / "docs/index.html").read_text(encoding="utf-8")
     pages = re.findall(r"results/notebooks/(\d\d)_\w+\.html", contents)
     assert list(dict.fromkeys(pages)) == sorted(set(pages))
-    assert len(set(pages)) == 13
+    assert len(set(pages)) == 14
 
 
 def test_claims_are_judged_while_the_book_is_built(book, repository, monkeypatch):

@@ -182,7 +182,7 @@ def test_the_table_of_peers_is_that_of_the_measurement():
 
 def test_table_of_speed_is_that_of_the_measurement():
     """Seconds and gigabytes of docs/speed.md are those of the file that it names, rounded."""
-    measured = pd.read_csv(REPOSITORY / "results/benchmarks/xeon/speed.csv").set_index(["method", "size"])
+    measured = pd.read_csv(REPOSITORY / "results/benchmarks/speed.csv").set_index(["method", "size"])
     table = _table(REPOSITORY / "docs/speed.md")[0].set_index("")
     methods = ("register", "command", "miregnet", "voxelmorph", "elastix", "convexadam", "ants")
     for method, (_, row) in zip(methods, table.iterrows(), strict=True):
@@ -191,6 +191,18 @@ def test_table_of_speed_is_that_of_the_measurement():
             found = measured.loc[(method, int(size.rstrip("³")))]
             assert seconds == pytest.approx(found["seconds"], rel=0.05), (method, size)
             assert gigabytes == pytest.approx(found["peak_gb"], abs=0.051), (method, size)
+
+
+def test_table_of_the_paper_to_the_letter_is_that_of_the_run():
+    measured = pd.read_csv(REPOSITORY / "results/as_published.csv").pivot(
+        index="method", columns="metric", values="mean"
+    )
+    (table,) = (t for t in _table(REPOSITORY / "docs/experiments.md") if "folding %" in t)
+    networks = [f"{name}_as_published_{tv}" for tv in ("mean", "sum") for name in ("miregnet", "midiceregnet")]
+    for method, (_, row) in zip(["none", "ants", *networks, "miregnet", "midiceregnet"], table.iterrows(), strict=True):
+        for metric, cell in zip(("dsc", "tre_mm", "folding_percent", "sd_log_jacobian"), row[1:], strict=True):
+            digits = len(cell.partition(".")[2]) or 2
+            assert float(cell) == pytest.approx(round(measured.loc[method, metric], digits), abs=1e-9), (method, metric)
 
 
 def _prose(page: Path) -> str:
