@@ -3,6 +3,7 @@
 import locale
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -125,6 +126,18 @@ def make_small_pairs(tmp_path_factory):
         return folder / "pairs"
 
     return make
+
+
+@pytest.fixture
+def heard_signals():
+    """Signals that this process ignores, as in the background or under nohup, would be ignored by its children, too."""
+    numbers = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
+    ignored = [number for number in numbers if signal.getsignal(number) == signal.SIG_IGN]
+    for number in ignored:
+        signal.signal(number, signal.SIG_DFL)
+    yield
+    for number in ignored:
+        signal.signal(number, signal.SIG_IGN)
 
 
 @pytest.fixture

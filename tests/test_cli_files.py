@@ -267,6 +267,7 @@ def test_numbers_that_do_not_fit_and_a_result_that_does_not(data):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.usefixtures("heard_signals")
 def test_a_command_that_is_stopped_leaves_nothing(data, number, code):
     """Stopped while it reads an image that never comes."""
     os.mkfifo(data / "slow.csv")

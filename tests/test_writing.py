@@ -249,6 +249,7 @@ STOPPED = """
     ("number", "code", "said"),
     [(signal.SIGINT, 130, "Interrupted.\n"), (signal.SIGTERM, 143, ""), (signal.SIGHUP, 129, "")],
 )
+@pytest.mark.usefixtures("heard_signals")
 def test_signals_leave_nothing(tmp_path, number, code, said):
     process = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(STOPPED), tmp_path / "new/a.csv"],
