@@ -58,7 +58,7 @@ def donsker_varadhan(joint: Tensor, marginal: Tensor) -> MutualInformation:
     return MutualInformation(joint.mean(dim=1) - log_partition, log_partition)
 
 
-BOUNDS = ("dv", "dv_ema", "jsd")
+BOUNDS = ("dv", "dv_ema", "jsd", "nwj")
 
 
 class MineLoss(nn.Module):
@@ -69,9 +69,11 @@ class MineLoss(nn.Module):
         the bias of small batches (Belghazi et al., ICML 2018, section 3.2);
         ``jsd``, the Jensen-Shannon bound of f-GANs (Nowozin et al., NeurIPS 2016; Hjelm et al., ICLR 2019, eq. 4). No
         single large score can dominate it, and its best T is the log density ratio as well, so that eq. 4 can still be
-        read off
+        read off;
+        ``nwj``, the bound of Nguyen, Wainwright and Jordan (IEEE Trans. Inf. Theory 2010), E_P[T] - E_Q[e^(T - 1)],
+        also called f-GAN KL or MINE-f. Without a logarithm of a mean, gradients of few voxels are unbiased
     centring : weight of (log E[e^T])^2. The bound does not change when a constant is added to T, so nothing else keeps
-        the scores from drifting away. Not used by ``jsd``, which fixes the constant itself
+        the scores from drifting away. Not used by ``jsd`` and ``nwj``, which fix the constant themselves
     decay : factor of the moving average per call in training
 
     Raises ValueError for an unknown bound.
@@ -90,6 +92,11 @@ class MineLoss(nn.Module):
         if self.bound == "jsd":
             return (F.softplus(-joint).mean(dim=1) + F.softplus(marginal).mean(dim=1)).mean()
         information = donsker_varadhan(joint, marginal)
+        if self.bound == "nwj":
+            above = information.log_partition - 1
+            # e^x goes on as its tangent above x = 10, which no trained T comes near: it must not overflow
+            partition = above.clamp(max=10).exp() * (1 + (above - 10).clamp(min=0))
+            return (partition - joint.mean(dim=1)).mean()
         centring = (self.centring * information.log_partition.square()).mean()
         if self.bound == "dv":
             return centring - information.estimate.mean()

@@ -165,9 +165,20 @@ def test_jensen_shannon_loss_by_hand():
     assert value == pytest.approx(2 * math.log(2))
 
 
+def test_nguyen_wainwright_jordan_bound_is_highest_at_one_more_than_the_log_density_ratio():
+    """Of two coins that agree with probability 0.9: T = 1 + log p / q gives their mutual information, others less."""
+    agree, apart = math.log(0.9 / 0.5), math.log(0.1 / 0.5)
+    information = 0.9 * agree + 0.1 * apart
+    joint, marginal = torch.tensor([[agree] * 9 + [apart]]), torch.tensor([[agree] * 5 + [apart] * 5])
+    loss = MineLoss("nwj")
+    assert loss(1 + joint, 1 + marginal).item() == pytest.approx(-information)
+    for wrong in ((joint, marginal), (1.3 + joint, 1.3 + marginal), (1 + 0.8 * joint, 1 + 0.8 * marginal)):
+        assert loss(*wrong).item() > -information + 1e-3
+
+
 def test_an_unknown_bound_is_named():
-    with pytest.raises(ValueError, match="unknown bound 'nwj'.*choose from dv, dv_ema, jsd"):
-        MineLoss("nwj")
+    with pytest.raises(ValueError, match="unknown bound 'smile'.*choose from dv, dv_ema, jsd, nwj"):
+        MineLoss("smile")
 
 
 def test_effective_sample_size_by_hand():

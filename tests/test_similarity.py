@@ -1,4 +1,4 @@
-"""What a training step measures: descriptors, and the three similarities at chosen voxels."""
+"""What a training step measures: descriptors, and the similarities at chosen voxels."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ import torch
 from mine_reg.evaluation.mutual_information import histogram_mutual_information
 from mine_reg.models import StatisticNet, local_contrast
 from mine_reg.spatial import grid_points, voxel_points
-from mine_reg.training.similarity import Lncc, Mine, Parzen
+from mine_reg.training.similarity import Lncc, Mind, Mine, Parzen
 
 SIZE = (12, 13, 14)
 
@@ -28,7 +28,7 @@ def test_voxel_points_are_the_grid_points():
     torch.testing.assert_close(voxel_points(all_voxels(), SIZE), grid_points(SIZE))
 
 
-@pytest.mark.parametrize("similarity", [Parzen(), Lncc()], ids=["parzen", "lncc"])
+@pytest.mark.parametrize("similarity", [Parzen(), Lncc(), Mind()], ids=["parzen", "lncc", "mind"])
 def test_classical_similarities_fall_with_the_shift_and_pull_back(similarity):
     image = smooth_image(0)
     values = [-similarity(image, image, all_voxels(), shifted(step))[0].item() for step in (0.0, 1.0, 3.0)]
@@ -49,6 +49,12 @@ def test_parzen_is_near_the_histogram():
 def test_lncc_ignores_a_change_of_contrast():
     fixed = smooth_image(2)
     assert Lncc(5)(fixed, 0.3 + 0.5 * fixed, all_voxels(), lambda x: x)[1]["lncc"].item() == pytest.approx(1, abs=0.05)
+
+
+def test_mind_ignores_an_inversion():
+    fixed, other = smooth_image(2), smooth_image(7)
+    inverted, unlike = (Mind()(fixed, image, all_voxels(), lambda x: x)[0].item() for image in (1 - fixed, other))
+    assert inverted == pytest.approx(0, abs=1e-9) and unlike > 0.01
 
 
 def test_only_chosen_voxels_count():

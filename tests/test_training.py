@@ -88,7 +88,7 @@ def test_deformnet_sees_a_part_of_affinenets_map_as_often_as_asked(chance):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"similarity": "ssd"}, "unknown similarity 'ssd'; choose from mine, parzen, lncc"),
+        ({"similarity": "ssd"}, "unknown similarity 'ssd'; choose from mine, parzen, lncc, mind"),
         ({"descriptor": "sift"}, "unknown descriptor 'sift'; choose from intensity, local_contrast"),
         ({"bound": "nwj"}, "unknown bound 'nwj'"),
     ],
@@ -157,6 +157,8 @@ def test_a_network_that_is_there_is_not_trained_again_unless_data_or_settings_di
         ("miregnet", {"similarity": "parzen"}),
         ("midiceregnet", {"similarity": "lncc"}),
         ("miregnet", {"bound": "jsd", "descriptor": "intensity"}),
+        ("midiceregnet", {"bound": "nwj"}),
+        ("miregnet", {"similarity": "mind"}),
         ("miregnet", {"bound": "dv_ema", "precision": "bf16-mixed"}),
     ],
 )

@@ -1,6 +1,6 @@
-"""Similarities for the training loss: MINE, and Parzen-window MI and local cross-correlation to compare it with.
+"""Similarities for the training loss: MINE, and Parzen-window MI, local cross-correlation and MIND to compare it with.
 
-All three look at the same voxels of the fixed grid and sample the moving image there through the transform. The loss
+All of them look at the same voxels of the fixed grid and sample the moving image there through the transform. The loss
 that each returns is lower for a better registration and sends gradients into the transform.
 """
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from mine_reg.losses import MineLoss, donsker_varadhan, effective_sample_size, scores
 from mine_reg.models import StatisticNet, local_contrast
 from mine_reg.spatial import grid_points, sample_at, voxel_points
+from mine_reg.training.self_similarity import mind_ssc
 
 DESCRIPTORS = {"intensity": 1, "local_contrast": 2}  # channels of T's entrances
 _CONTRAST_SCALE = 0.3  # local contrast has a standard deviation of about 1, intensities of about 0.3
@@ -118,6 +119,21 @@ class Lncc(nn.Module):
         return loss, {"lncc": -loss.detach()}
 
 
+class Mind(nn.Module):
+    """Mean squared difference of the MIND-SSC descriptors of both images (`self_similarity.mind_ssc`), those of the
+    moving image sampled through the transform."""
+
+    name = "mind"
+
+    def forward(
+        self, fixed: Tensor, moving: Tensor, chosen: Tensor, transform: Transform
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss, and ``mind``, its negative; arguments as of `Mine`."""
+        moved, there = _at_voxels(mind_ssc(fixed), mind_ssc(moving), chosen, transform)
+        loss = (moved - there).square().mean()
+        return loss, {"mind": -loss.detach()}
+
+
 def make_similarity(cfg: SimpleNamespace, statistic: StatisticNet | None = None) -> torch.nn.Module:
     """The similarity that ``cfg.similarity`` names; ``statistic`` : the T to go on with, None: a new one.
 
@@ -134,8 +150,7 @@ def make_similarity(cfg: SimpleNamespace, statistic: StatisticNet | None = None)
                 "train both networks with the same descriptor"
             )
         return Mine(statistic, cfg.descriptor, cfg.bound, cfg.centring)
-    if cfg.similarity == "parzen":
-        return Parzen()
-    if cfg.similarity == "lncc":
-        return Lncc()
-    raise ValueError(f"unknown similarity {cfg.similarity!r}; choose from mine, parzen, lncc")
+    classical = {similarity.name: similarity for similarity in (Parzen, Lncc, Mind)}
+    if cfg.similarity not in classical:
+        raise ValueError(f"unknown similarity {cfg.similarity!r}; choose from mine, {', '.join(classical)}")
+    return classical[cfg.similarity]()
