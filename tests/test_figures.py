@@ -10,10 +10,11 @@ from matplotlib.colors import to_rgb
 from mine_reg.evaluation.metrics import METRICS
 from mine_reg.figures.figure1 import figure1
 from mine_reg.figures.network_drawings import POOLING, trace
-from mine_reg.figures.plots import BLUE, ORANGE, View, read_curve, save, show_pair, views_of
+from mine_reg.figures.plots import BLUE, ORANGE, View, save, show_pair, views_of
 from mine_reg.figures.registration_figures import draw_dvf, figure2, figure3, mask_difference
 from mine_reg.figures.results import boxplots, training_curves
 from mine_reg.models import POOLED, AffineNet, DeformNet, StatisticNet
+from mine_reg.storage.tables import read_curve
 
 SIZE = (20, 26, 33)  # odd and even, no cube
 HEAD, FRONT, RIGHT = 17, 4, 6  # a voxel near the head, the chest and the patient's right, on LPS axes

@@ -20,12 +20,14 @@ class NotebookTraining:
     notebook : that trains the network; parameters : of the notebook
     seed : of its settings
     folder : where the trained network is kept
+    identity : all that decides what it learns except the pairs, as a digest
     """
 
     notebook: Path
     parameters: dict
     seed: int
     folder: Path
+    identity: str
 
     def train(self) -> None:
         """Have the trained network in ``folder``, with ``run.json``, its curves and the executed notebook; nothing is
@@ -76,16 +78,19 @@ def planned(
     """
     notebook = root() / "notebooks" / NOTEBOOKS[network]
     cfg = settings(network, profile=profile, **changes)
-    parameters, below = changes | {"profile": profile, "pairs": str(pairs)}, ()
+    parameters, below, identities = changes | {"profile": profile, "pairs": str(pairs)}, (), ()
     if isinstance(affinenet, NotebookTraining):
         parameters["affinenet"], below = str(affinenet.folder), (affinenet.folder.name,)
+        identities = (affinenet.identity,)
     elif affinenet is not None:
         parameters["affinenet"] = str(affinenet)
-        below = (affinenet / "settings.json", *sorted(affinenet.glob("*.safetensors")))
+        below = identities = (affinenet / "settings.json", *sorted(affinenet.glob("*.safetensors")))
     if not (pairs / "pairs.csv").is_file():
         raise FileNotFoundError(f"{pairs} holds no pairs.csv; give a folder made by the preprocessing step")
-    key = digest(vars(cfg), _training_cells(notebook), pairs / "pairs.csv", *code(*LEARNED_BY), *below)
-    return NotebookTraining(notebook, parameters, cfg.seed, work / f"{network}-{key[:16]}")
+    decided_by = (vars(cfg), _training_cells(notebook))
+    key = digest(*decided_by, pairs / "pairs.csv", *code(*LEARNED_BY), *below)
+    identity = digest(*decided_by, *code(*LEARNED_BY), *identities)
+    return NotebookTraining(notebook, parameters, cfg.seed, work / f"{network}-{key[:16]}", identity)
 
 
 def seconds_of(folder: Path) -> float:

@@ -8,7 +8,7 @@ an interrupted run goes on where it stopped.
 
 import itertools
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -19,13 +19,16 @@ from tqdm import tqdm
 
 from mine_reg.evaluation.metrics import METRICS
 from mine_reg.evaluation.networks import measure, recover
+from mine_reg.experiments.kept import KeptTrainings, training_key
 from mine_reg.experiments.notebook_training import NotebookTraining, planned, seconds_of
 from mine_reg.models import AffineNet
 from mine_reg.settings import LOSSES, settings
 from mine_reg.storage.parallel import in_parallel
 from mine_reg.storage.results import code, digest, keep
+from mine_reg.storage.tables import read_curve
 from mine_reg.training.augmentation import VOLUMES
 from mine_reg.training.datasets import PairDataset
+from mine_reg.training.fit import CURVES
 from mine_reg.training.modules import DeformTraining
 from mine_reg.training.weights import load_affinenet, load_deformnet, make_network
 
@@ -65,6 +68,7 @@ def run_experiments(
     split: str = "validation",
     workers: int = -1,
     scheduler: str | None = None,
+    kept: Path | None = None,
 ) -> pd.DataFrame:
     """Train and measure all experiments; one row per experiment and pair with the columns of ``metrics.csv`` and more.
 
@@ -72,12 +76,14 @@ def run_experiments(
     work : finished trainings are kept here, each in a folder with its weights, curves and executed notebook
     workers : trainings at once, one thread each; -1 means all cores. Not used with a scheduler
     scheduler : address of a Dask scheduler whose workers see the same files, e.g. ``tcp://host:8786``
+    kept : folder of `KeptTrainings`, to which every experiment is added as it ends, and in which those that it holds
+        need no training; None: trained here if they are not in ``work``
 
     Further columns are ``affinenet_seconds`` and ``deformnet_seconds`` of training, and ``recovery_mm``, what AffineNet
     leaves on average of known maps (`recover`, with ``evaluate.recovery`` of params.yaml); NaN for what was not trained
-    here. Raises, before anything is trained, ValueError for two experiments of one name and for unknown parameters, and
-    FileNotFoundError for missing pairs or networks; RuntimeError, after all others are done, that names each that
-    failed.
+    here; with ``kept`` also ``training``, the key there. Raises, before anything is trained, ValueError for two
+    experiments of one name and for unknown parameters, and FileNotFoundError for missing pairs or networks;
+    RuntimeError, after all others are done, that names each that failed.
     """
     experiments = list(experiments)
     names = [experiment.name for experiment in experiments]
@@ -86,19 +92,31 @@ def run_experiments(
     pairs, work = Path(pairs).resolve(), Path(work).resolve()
     jobs = {experiment.name: _job(experiment, pairs, work, profile) for experiment in experiments}
     limits = settings("evaluate", profile=profile).recovery
+    known, keys, results = None, {}, {}
+    if kept is not None:
+        known = KeptTrainings(kept)
+        keys = {name: training_key(job.identities, pairs, split, limits, profile) for name, job in jobs.items()}
+        found = {name: known.get(key) for name, key in keys.items()}
+        results = {name: table.assign(method=name) for name, table in found.items() if table is not None}
+    to_do = {name: job for name, job in jobs.items() if name not in results}
 
     # first every AffineNet once, then what stands on them
-    affine = {job.affinenet: job.affine_training for job in jobs.values() if job.affine_training is not None}
+    affine = {job.affinenet: job.affine_training for job in to_do.values() if job.affine_training is not None}
     calls = {folder: (_train_affinenet, training, pairs, limits) for folder, training in affine.items()}
     recovery, errors = _parallel(calls, "AffineNets", workers, scheduler)
-    ready = {name: job for name, job in jobs.items() if job.affinenet not in errors}
+    ready = {name: job for name, job in to_do.items() if job.affinenet not in errors}
+
+    def finished(name: str, measured: tuple[pd.DataFrame, pd.DataFrame]) -> None:
+        table, curve = measured
+        table = table.assign(recovery_mm=recovery.get(jobs[name].affinenet, float("nan")))
+        results[name] = (table if known is None else known.add(keys[name], table, curve)).assign(method=name)
+
     calls = {name: (_train_and_measure, job, pairs, split) for name, job in ready.items()}
-    results, failed = _parallel(calls, "experiments", workers, scheduler)
-    failed |= {name: errors[job.affinenet] for name, job in jobs.items() if name not in ready}
+    _, failed = _parallel(calls, "experiments", workers, scheduler, finished)
+    failed |= {name: errors[job.affinenet] for name, job in to_do.items() if name not in ready}
     if failed:
         raise RuntimeError("; ".join(f"experiment {name}: {message}" for name, message in failed.items()))
-    tables = [results[name].assign(recovery_mm=recovery.get(jobs[name].affinenet, float("nan"))) for name in names]
-    return pd.concat(tables, ignore_index=True)
+    return pd.concat([results[name] for name in names], ignore_index=True)
 
 
 class _Job(NamedTuple):
@@ -108,6 +126,12 @@ class _Job(NamedTuple):
     affinenet: Path
     affine_training: NotebookTraining | None  # None: the folder was given
     deform_training: NotebookTraining | None  # None: the affine map alone
+
+    @property
+    def identities(self) -> list[str]:
+        """What decides both networks, except the pairs."""
+        affine = digest(self.affinenet) if self.affine_training is None else self.affine_training.identity
+        return [affine] if self.deform_training is None else [affine, self.deform_training.identity]
 
 
 def _job(experiment: Experiment, pairs: Path, work: Path, profile: str) -> _Job:
@@ -136,14 +160,21 @@ def _train_affinenet(training: NotebookTraining, pairs: Path, limits: dict) -> f
     return pd.read_csv(kept / "recovery.csv")["known_mm"].mean()
 
 
-def _train_and_measure(job: _Job, pairs: Path, split: str) -> pd.DataFrame:
+def _train_and_measure(job: _Job, pairs: Path, split: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Returns rows of metrics, and the last network's landmark error on the validation pairs, step by step."""
     deformnet, seconds = None, float("nan")
     if job.deform_training is not None:
         job.deform_training.train()
         deformnet, seconds = load_deformnet(job.deform_training.folder), seconds_of(job.deform_training.folder)
     table = measure(load_affinenet(job.affinenet), deformnet, pairs, split)[["pair_id", *METRICS]]
     table.insert(1, "method", job.name)
-    return table.assign(affinenet_seconds=seconds_of(job.affinenet), deformnet_seconds=seconds)
+    last = job.affinenet if job.deform_training is None else job.deform_training.folder
+    curve = read_curve(last / CURVES, "val_tre_mm")
+    curve = (
+        pd.DataFrame({"step": [], "val_tre_mm": []}) if curve is None else curve.rename(columns={"value": "val_tre_mm"})
+    )
+    table = table.assign(affinenet_seconds=seconds_of(job.affinenet), deformnet_seconds=seconds)
+    return table, curve[["step", "val_tre_mm"]]
 
 
 def seconds_per_step(changes: dict[str, dict], pairs: Path, profile: str, repeats: int = 7) -> pd.Series:
@@ -168,13 +199,23 @@ def seconds_per_step(changes: dict[str, dict], pairs: Path, profile: str, repeat
     return pd.DataFrame(seconds).median()
 
 
-def _parallel(calls: dict, what: str, workers: int, scheduler: str | None) -> tuple[dict, dict]:
-    """Results of ``name: (function, *arguments)``, and the messages of those that failed."""
+def _parallel(
+    calls: dict,
+    what: str,
+    workers: int,
+    scheduler: str | None,
+    finished: Callable[[str, object], None] = lambda _name, _result: None,
+) -> tuple[dict, dict]:
+    """Results of ``name: (function, *arguments)``, and the messages of those that failed.
+
+    finished : is called with name and result as soon as there is one
+    """
     results, errors = {}, {}
     tried = {name: (_tried, *call) for name, call in calls.items()}
     for name, (result, error) in tqdm(in_parallel(tried, workers, scheduler), total=len(calls), desc=what):
         if error is None:
             results[name] = result
+            finished(name, result)
         else:
             errors[name] = error
     return results, errors

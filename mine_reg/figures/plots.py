@@ -6,7 +6,6 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -203,16 +202,6 @@ def show_pair(
             view.annotate(axis)
         axes[0].set_title(f"fixed (red) and {name} (cyan)", loc="left")
     return figure
-
-
-def read_curve(folder: Path, name: str) -> pd.DataFrame | None:
-    """One metric that DVCLive has logged under ``folder``, columns ``step`` and ``value``; None when it was not logged.
-
-    name : as in training, e.g. ``"val_dsc"``, which DVCLive keeps in plots/metrics/val/dsc.tsv
-    """
-    part, _, metric = name.partition("_")
-    path = Path(folder) / "plots" / "metrics" / part / f"{metric}.tsv"
-    return pd.read_csv(path, sep="\t").rename(columns={metric: "value"}) if path.is_file() else None
 
 
 CURVE_LABELS = {

@@ -24,8 +24,8 @@ from mine_reg.figures.plots import (
     STYLE,
     TEXT_WIDTH,
     YELLOW,
-    read_curve,
 )
+from mine_reg.storage.tables import read_curve
 
 COLOURS = {
     "none": "#999999",

@@ -77,6 +77,18 @@ def read_pair_table(path) -> "pd.DataFrame":
     return pd.read_csv(path, dtype={"pair_id": str}, keep_default_na=False, na_values=[""])
 
 
+def read_curve(folder: str | Path, name: str) -> "pd.DataFrame | None":
+    """One metric that DVCLive has logged under ``folder``, columns ``step`` and ``value``; None when it was not logged.
+
+    name : as in training, e.g. ``"val_dsc"``, which DVCLive keeps in plots/metrics/val/dsc.tsv
+    """
+    import pandas as pd
+
+    part, _, metric = name.partition("_")
+    path = Path(folder) / "plots" / "metrics" / part / f"{metric}.tsv"
+    return pd.read_csv(path, sep="\t").rename(columns={metric: "value"}) if path.is_file() else None
+
+
 def _text(path: Path) -> str:
     contents = path.read_bytes()
     if contents.startswith(_WORKBOOKS):
