@@ -200,12 +200,12 @@ def check_papermill_names() -> None:
     injected = next((number for number, cell in enumerate(cells) if cell.startswith("# Parameters\n")), None)
     if injected is None:
         return
-    declared = tuple(sorted({name for cell in cells[:injected] for name in _assigned(cell)}))
-    for name in sorted(_assigned(cells[injected])):
+    declared = tuple(sorted({name for cell in cells[:injected] for name in assigned(cell)}))
+    for name in sorted(assigned(cells[injected])):
         _check_name(name, declared, "parameter", "papermill -p")
 
 
-def _assigned(source: str) -> set[str]:
+def assigned(source: str) -> set[str]:
     """Names that Python source assigns to at its top level."""
     try:
         nodes = ast.parse(source).body

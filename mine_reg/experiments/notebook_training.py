@@ -5,7 +5,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from mine_reg.settings import root, settings
+from mine_reg.settings import assigned, root, settings
 from mine_reg.storage.results import code, digest, forget, keep
 from mine_reg.training.fit import CURVES, LEARNED_BY
 
@@ -74,10 +74,15 @@ def planned(
     changes : parameters that differ from params.yaml
     affinenet : below a DeformNet, the training of the AffineNet, which need not be done yet, or the folder of one
 
-    Raises ValueError for an unknown parameter, and FileNotFoundError when there are no pairs.
+    Raises ValueError for an unknown parameter, and for one that the notebook does not declare, and FileNotFoundError
+    when there are no pairs.
     """
     notebook = root() / "notebooks" / NOTEBOOKS[network]
     cfg = settings(network, profile=profile, **changes)
+    if undeclared := sorted({*changes} - assigned(_sources(notebook, "parameters")[0])):
+        raise ValueError(
+            f"{notebook.name} has no parameter {undeclared[0]}; add it to the notebook's first cell of code"
+        )
     parameters, below, identities = changes | {"profile": profile, "pairs": str(pairs)}, (), ()
     if isinstance(affinenet, NotebookTraining):
         parameters["affinenet"], below = str(affinenet.folder), (affinenet.folder.name,)
@@ -101,7 +106,13 @@ def seconds_of(folder: Path) -> float:
 
 def _training_cells(notebook: Path) -> list[str]:
     """Source of the code cells up to the one that trains; those behind it only show what came out."""
-    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    sources = _sources(notebook)
     last = next((number for number, source in enumerate(sources) if " fit(" in source), len(sources))
     return sources[: last + 1]
+
+
+def _sources(notebook: Path, tag: str | None = None) -> list[str]:
+    """Source of the code cells, or of those with a tag."""
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    cells = [cell for cell in cells if cell["cell_type"] == "code"]
+    return ["".join(cell["source"]) for cell in cells if tag is None or tag in cell["metadata"].get("tags", ())]
