@@ -1,9 +1,7 @@
 """Many trainings by the notebooks: shared AffineNets, resuming, failures, a Dask cluster; and what is read from
 them."""
 
-import itertools
 import json
-import math
 import os
 import re
 import subprocess
@@ -17,8 +15,8 @@ import pytest
 
 from mine_reg.evaluation.metrics import METRICS
 from mine_reg.evaluation.networks import recover
+from mine_reg.experiments.kept import KeptTrainings
 from mine_reg.experiments.run import Experiment, known_to, run_experiments, seconds_per_step
-from mine_reg.experiments.table2 import differences, table2
 from mine_reg.settings import settings
 from mine_reg.storage.results import MARK
 from mine_reg.training.weights import load_affinenet
@@ -98,6 +96,44 @@ def test_equal_networks_are_trained_once_and_what_is_finished_is_kept(trained, p
 
 
 @pytest.mark.slow
+def test_what_git_keeps_needs_no_training_anywhere_else(trained, pairs, study, tmp_path):
+    work, _ = trained
+    first = run(experiments(), pairs, work, kept=tmp_path / "kept")
+    assert (first["recovery_mm"] > 0).all() and first["training"].nunique() == 2  # the twin is the same training
+    elsewhere = tmp_path / "elsewhere"
+    again = run(experiments(), pairs, elsewhere, kept=tmp_path / "kept")
+    pd.testing.assert_frame_equal(again, first, check_exact=True)
+    assert not elsewhere.exists()
+    curves = pd.read_csv(tmp_path / "kept/curves.csv")
+    assert {*curves["training"]} == {*first["training"]} and (curves["val_tre_mm"] > 0).all()
+
+    other = [Experiment("both", SMALL, SMALL | {"mu": 1.0})]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mine_reg.experiments.run._train_and_measure", refuse)
+        run([experiments()[1]], pairs, elsewhere, kept=tmp_path / "kept", workers=1)
+        for changed in ({"split": "train"}, {"experiments": other}):
+            with pytest.raises(RuntimeError, match="to be trained"):
+                run(
+                    **{"experiments": [experiments()[1]]} | changed,
+                    pairs=pairs,
+                    work=work,
+                    kept=tmp_path / "kept",
+                    workers=1,
+                )
+
+
+def refuse(job, *_):
+    raise RuntimeError(f"{job.name} is to be trained")
+
+
+@pytest.mark.parametrize(("text", "said"), [("a,b\n1,2\n", "lacks the column training"), ("", "is no table")])
+def test_kept_trainings_that_are_none_are_named(tmp_path, text, said):
+    (tmp_path / "measured.csv").write_text(text)
+    with pytest.raises(ValueError, match=rf"measured\.csv {said}"):
+        KeptTrainings(tmp_path)
+
+
+@pytest.mark.slow
 def test_what_is_recovered_is_measured_once_and_follows_its_limits(trained, pairs, study):
     work, _ = trained
     affine = experiments()[:1]
@@ -123,6 +159,10 @@ def test_what_is_recovered_is_measured_once_and_follows_its_limits(trained, pair
     [
         ([Experiment("a", {}), Experiment("a", {"epochs": 3})], "several experiments are called a"),
         ([Experiment("a", {"epoch": 3})], "unknown setting 'epoch' in affinenet; did you mean 'epochs'"),
+        (
+            [Experiment("a", {}, {"gradient_clip": 3.0})],
+            "05_train_deformnet.ipynb has no parameter gradient_clip; add it",
+        ),
         ([Experiment("a", {}, {"muu": 3})], "unknown setting 'muu' in deformnet; did you mean 'mu'"),
         ([Experiment("a", Path("nowhere"), None)], "nowhere holds no trained network"),
     ],
@@ -182,45 +222,3 @@ def test_changes_go_to_the_networks_that_know_them():
 def test_steps_of_all_similarities_are_timed(pairs):
     cost = seconds_per_step({"MINE": {}, "LNCC": {"similarity": "lncc"}}, pairs, "smoke", repeats=2)
     assert set(cost.index) == {"MINE", "LNCC"} and (cost > 0).all()
-
-
-@pytest.fixture
-def made_up():
-    """MINE is better than LNCC in TRE by 0.5 mm in every pair and seed; against Parzen the seeds differ more than the
-    methods."""
-    rows, noise = [], np.random.default_rng(0)
-    for similarity, base, wobble in (("MINE", 1.0, 0.01), ("Parzen", 1.05, 0.2), ("LNCC", 1.5, 0.01)):
-        for seed, pair in itertools.product((0, 1, 2), range(8)):
-            value = base + wobble * (seed - 1) + 0.1 * pair + 0.002 * noise.normal()
-            key = {"similarity": similarity, "loss": "miregnet", "seed": seed, "pair_id": f"p{pair}"}
-            metrics = {"tre_mm": value, "dsc": 1 - value / 10, "asd_mm": 1.0, "folding_percent": 0.0}
-            rows.append(key | metrics | {"sd_log_jacobian": 0.05})
-    return pd.DataFrame(rows)
-
-
-def test_table_2_by_hand(made_up):
-    table = table2(made_up, pd.Series({"MINE": 0.2, "Parzen": 0.1, "LNCC": 0.4})).set_index("similarity")
-    lncc = made_up[made_up["similarity"] == "LNCC"]
-    assert table.loc["LNCC", "tre_mm"] == pytest.approx(lncc["tre_mm"].mean())
-    assert table.loc["LNCC", "tre_mm_sd_of_seeds"] == pytest.approx(lncc.groupby("seed")["tre_mm"].mean().std())
-    assert math.isnan(table.loc["MINE", "tre_mm_p"]) and table.loc["LNCC", "tre_mm_p"] < 1e-6
-    assert (table["seeds"] == 3).all() and (table["pairs"] == 8).all()
-    assert table.loc["LNCC", "seconds_per_step"] == 0.4
-
-
-def test_a_difference_counts_when_pairs_and_seeds_say_so(made_up):
-    found = differences(made_up)
-    assert found[["metric", "other"]].values.tolist() == [
-        [metric, other] for metric in ("dsc", "tre_mm") for other in ("Parzen", "LNCC")
-    ]
-    tre = found[found["metric"] == "tre_mm"].set_index("other")
-    assert (tre["first"] == "MINE").all() and (tre["loss"] == "miregnet").all()
-    assert tre.loc["LNCC", "gain"] == pytest.approx(0.5, abs=0.01) and tre.loc["LNCC", "told_apart"]
-    assert tre.loc["LNCC", "mean_other"] - tre.loc["LNCC", "mean_first"] == pytest.approx(tre.loc["LNCC", "gain"])
-    assert tre.loc["Parzen", "p"] < 1e-6 and not tre.loc["Parzen", "told_apart"]  # the seeds differ more
-    assert tre.loc["Parzen", "sd_other"] == pytest.approx(0.2, abs=0.01)
-    dsc = found[found["metric"] == "dsc"].set_index("other")  # more is better
-    assert dsc.loc["LNCC", "gain"] == pytest.approx(0.05, abs=0.001) and dsc.loc["LNCC", "told_apart"]
-    worse = differences(made_up.assign(tre_mm=-made_up["tre_mm"])).iloc[-1]
-    assert worse["gain"] == pytest.approx(-0.5, abs=0.01) and worse["told_apart"]
-    assert not differences(made_up[made_up["seed"] == 0])["told_apart"].any()  # one seed tells nothing

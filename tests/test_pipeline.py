@@ -219,7 +219,11 @@ def test_experiments_run_on_top_of_the_study(smoke):
     results = smoke.folder / "results"
     assert len(pd.read_csv(results / "ablation.csv")) == 4 and len(pd.read_csv(results / "sweep.csv")) == 4
     table = pd.read_csv(results / "table2.csv")
-    assert len(table) == 4 and (table["seeds"] == 2).all() and (table["seconds_per_step"] > 0).all()
+    assert table["seeds"].tolist() == [2, 2, 1, 1] and (table["seconds_per_step"] > 0).all()
+    assert pd.read_csv(results / "table2_tuning.csv")["chosen"].tolist().count(True) == 2
+    assert (
+        len(pd.read_csv(results / "table2_tests.csv")) == 2 * 2 and len(pd.read_csv(results / "table2_cost.csv")) == 4
+    )
     trained = pd.read_csv(results / "seeds_pairs.csv")
     assert len(trained) == 4 * 2 * 2  # networks and AffineNets alone, seeds, pairs
     assert set(trained["seed"]) == {2019, 1}

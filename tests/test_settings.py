@@ -66,7 +66,7 @@ def test_unknown_names_are_named_in_one_sentence(study, call, words):
             "{poolling: average}",
             ["'poolling'", "ablation.affinenet.average pooling", "'pooling'"],
         ),
-        ("similarity: parzen, mu", "similarity: parzen, nu", ["'nu'", "table2.similarities.Parzen MI", "'mu'"]),
+        ("Parzen MI: {mu:", "Parzen MI: {nu:", ["'nu'", "table2.trials.Parzen MI", "'mu'"]),
         ("recovery: {degrees", "recovery: {degree", ["'degree'", "evaluate.recovery", "'degrees'"]),
         ("  mu: 25.0", "  mu: 25.0\n  mu: 5.0", ["params.yaml, line", "duplicate key"]),
         ("\nfigures:\n", "\nfigures: 3\nants:\n", ["params.yaml, line"]),

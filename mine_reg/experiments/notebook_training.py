@@ -81,7 +81,7 @@ def planned(
     cfg = settings(network, profile=profile, **changes)
     if undeclared := sorted({*changes} - assigned(_sources(notebook, "parameters")[0])):
         raise ValueError(
-            f"{notebook.name} has no parameter {undeclared[0]}; add it to the notebook's first cell of code"
+            f"{notebook.name} has no parameter {undeclared[0]}; add it there"
         )
     parameters, below, identities = changes | {"profile": profile, "pairs": str(pairs)}, (), ()
     if isinstance(affinenet, NotebookTraining):
