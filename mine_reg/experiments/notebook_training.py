@@ -80,9 +80,7 @@ def planned(
     notebook = root() / "notebooks" / NOTEBOOKS[network]
     cfg = settings(network, profile=profile, **changes)
     if undeclared := sorted({*changes} - assigned(_sources(notebook, "parameters")[0])):
-        raise ValueError(
-            f"{notebook.name} has no parameter {undeclared[0]}; add it there"
-        )
+        raise ValueError(f"{notebook.name} has no parameter {undeclared[0]}; add it there")
     parameters, below, identities = changes | {"profile": profile, "pairs": str(pairs)}, (), ()
     if isinstance(affinenet, NotebookTraining):
         parameters["affinenet"], below = str(affinenet.folder), (affinenet.folder.name,)
