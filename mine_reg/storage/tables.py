@@ -74,7 +74,7 @@ def read_pair_table(path) -> "pd.DataFrame":
     are."""
     import pandas as pd  # slow to load, and not every table is read as one
 
-    return pd.read_csv(path, dtype={"pair_id": str}, keep_default_na=False, na_values=[""])
+    return pd.read_csv(path, dtype={"pair_id": str, "training": str}, keep_default_na=False, na_values=[""])
 
 
 def read_curve(folder: str | Path, name: str) -> "pd.DataFrame | None":
