@@ -3,7 +3,7 @@
 python benchmarks/shared_machine.py --out results/benchmarks
 
 Commands are `mine-reg register` with and without refinement, on a phantom pair, and, where ``data/preprocessed`` lies,
-notebook 03; by ``--smoke`` also the smoke study. Each is a process of its own, alone and beside --busy processes that
+notebook 03; by ``--smoke`` also the tests of the smoke study, once. Each is a process of its own, alone and beside --busy processes that
 only calculate, in turn, so that what else the machine does strikes both. Writes ``shared_machine.csv``: median seconds
 of both and their ratio. A scheduler that shares fairly leaves a command half of the cores beside as many busy processes
 as there are cores, which is a ratio of 2.
@@ -27,6 +27,7 @@ from mine_reg.settings import root
 from mine_reg.storage.writing import write_csv
 
 PYTHON = [sys.executable, "-m"]
+SMOKE = "smoke study"  # takes minutes, so it is run once
 BUSY = [sys.executable, "-c", "while True: sum(range(10**6))"]
 
 
@@ -42,7 +43,7 @@ def commands(folder: Path, smoke: bool) -> dict[str, list[str]]:
         how = ["--cwd", str(root()), "--no-progress-bar", "--log-level", "ERROR", "-p", "out", str(folder / "results")]
         found["notebook 03"] = [*PYTHON, "papermill", *notebook, *how]
     if smoke:
-        found["smoke study"] = [*PYTHON, "pytest", "-q", "-m", "pipeline", str(root() / "tests")]
+        found[SMOKE] = [*PYTHON, "pytest", "-q", "-m", "pipeline", str(root() / "tests")]
     return found
 
 
@@ -80,7 +81,7 @@ def main() -> None:
             parser.error(f"--only: no command {', '.join(unknown)}; there are {', '.join(known)}")
         for what in tqdm(options.only or known, unit="command"):
             alone, shared = [], []
-            for _ in range(options.repeats):
+            for _ in range(1 if what == SMOKE else options.repeats):
                 alone.append(seconds(known[what]))
                 with beside(options.busy):
                     shared.append(seconds(known[what]))

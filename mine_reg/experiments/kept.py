@@ -63,19 +63,22 @@ class KeptTrainings:
         return table
 
 
-def training_key(identities: list[str], pairs: Path, split: str, limits: dict, profile: str) -> str:
+def training_key(identities: list[str], pairs: str, split: str, limits: dict) -> str:
     """The key, 16 hexadecimal digits, of what networks measure on ``split``.
 
-    identities : of the trainings (`NotebookTraining.identity`); limits : of the maps that AffineNet is to recover
+    identities : of the trainings (`NotebookTraining.identity`); pairs : `identity_of_pairs`
+    limits : of the maps that AffineNet is to recover
     """
-    return digest(identities, split, limits, _identity_of(pairs, profile), *code(*MEASURED_BY))[:16]
+    return digest(identities, split, limits, pairs, *code(*MEASURED_BY))[:16]
 
 
-def _identity_of(pairs: Path, profile: str) -> str:
+def identity_of_pairs(pairs: Path, profile: str) -> str:
+    """What decides the preprocessed ``pairs``, as a digest: for the pipeline's phantoms settings and code, else their
+    contents."""
     data = settings("data", profile=profile)
-    made = [data.seed]
     if data.source != "phantom" or pairs != root() / "data/preprocessed":
         return digest(pairs / "pairs.csv")
+    made = [data.seed]
     for section, names in _DATA.items():
         made.append({name: getattr(settings(section, profile=profile), name) for name in names})
     return digest(made, *code(*PHANTOMS_MADE_BY))

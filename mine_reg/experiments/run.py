@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from mine_reg.evaluation.metrics import METRICS
 from mine_reg.evaluation.networks import measure, recover
-from mine_reg.experiments.kept import KeptTrainings, training_key
+from mine_reg.experiments.kept import KeptTrainings, identity_of_pairs, training_key
 from mine_reg.experiments.notebook_training import NotebookTraining, planned, seconds_of
 from mine_reg.models import AffineNet
 from mine_reg.settings import LOSSES, settings
@@ -94,8 +94,8 @@ def run_experiments(
     limits = settings("evaluate", profile=profile).recovery
     known, keys, results = None, {}, {}
     if kept is not None:
-        known = KeptTrainings(kept)
-        keys = {name: training_key(job.identities, pairs, split, limits, profile) for name, job in jobs.items()}
+        known, made = KeptTrainings(kept), identity_of_pairs(pairs, profile)
+        keys = {name: training_key(job.identities, made, split, limits) for name, job in jobs.items()}
         found = {name: known.get(key) for name, key in keys.items()}
         results = {name: table.assign(method=name) for name, table in found.items() if table is not None}
     to_do = {name: job for name, job in jobs.items() if name not in results}
