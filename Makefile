@@ -38,12 +38,13 @@ ablation sweep table2 seeds as_published: $(READY) unlock
 	@test -d data/models || { echo "They stand on the study's data and networks: run \`make repro\` first" >&2; exit 1; }
 	dvc repro experiments/dvc.yaml:$@
 
-bench: $(READY) ## time and memory of registration, beside others, and of training, against the size of the images
+bench: $(READY) ## time and memory of registration, beside others, of batches and of training, on a shared machine
 	python benchmarks/speed.py --out results/benchmarks
 	python benchmarks/floors.py --out results/benchmarks
 	python benchmarks/warp.py --out results/benchmarks
 	python benchmarks/training_step.py --out results/benchmarks
-	python benchmarks/shared_machine.py --out results/benchmarks
+	python benchmarks/shared_machine.py --smoke --out results/benchmarks
+	python benchmarks/batch.py --out results/benchmarks
 
 check: $(READY) ## rules of style, and the direction of imports
 	ruff check mine_reg tests benchmarks notebooks docs

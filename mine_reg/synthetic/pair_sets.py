@@ -23,7 +23,14 @@ from mine_reg.synthetic.scan_pairs import read_scan, simulate_pair
 
 
 def make_phantom_pairs(
-    folder: str | Path, pairs: int, size, spacing_mm: float, seed: int, workers: int = -1, device: str = "cpu"
+    folder: str | Path,
+    pairs: int,
+    size,
+    spacing_mm: float,
+    seed: int,
+    workers: int = -1,
+    device: str = "cpu",
+    contrast: bool = True,
 ) -> pd.DataFrame:
     """Make ``pairs`` phantom pairs, write them to ``folder`` and return the table that is its ``manifest.csv``.
 
@@ -32,6 +39,7 @@ def make_phantom_pairs(
     seed : of the whole set; pair i of a set is the same whatever the number of pairs, size, spacing and workers
     workers : processes, one torch thread each; -1 means all cores
     device : ``"cpu"``, or ``"cuda"``, where one process makes all pairs
+    contrast : False leaves out the contrast agent of the fixed images
 
     Per pair a folder ``<pair_id>/`` with fixed and moving (int16 HU), fixed_mask, moving_mask, fixed_mask_observer2
     (uint8) as .nii.gz, and fixed_points.csv, moving_points.csv (x, y, z in LPS mm, row to row). Paths in the table are
@@ -41,7 +49,7 @@ def make_phantom_pairs(
         raise ValueError(f"data.pairs is {pairs}; give at least 1")
     names = [f"phantom_{number:03d}" for number in range(pairs)]
     jobs = {
-        name: (_make_phantom, tuple(size), float(spacing_mm), 1000 * seed + number, device)
+        name: (_make_phantom, tuple(size), float(spacing_mm), 1000 * seed + number, device, contrast)
         for number, name in enumerate(names)
     }
     rows = [
@@ -159,8 +167,9 @@ def _files(name: str) -> dict[str, str]:
 
 
 @one_torch_thread()
-def _make_phantom(folder: Path, size, spacing_mm: float, seed: int, device: str) -> None:
-    write_pair(folder, make_pair(size, spacing_mm, seed, device), spacing_mm, grid_origin(size, spacing_mm))
+def _make_phantom(folder: Path, size, spacing_mm: float, seed: int, device: str, contrast: bool) -> None:
+    pair = make_pair(size, spacing_mm, seed, device, contrast=contrast)
+    write_pair(folder, pair, spacing_mm, grid_origin(size, spacing_mm))
 
 
 @one_torch_thread()
