@@ -90,7 +90,7 @@ def test_deformnet_sees_a_part_of_affinenets_map_as_often_as_asked(chance):
     [
         ({"similarity": "ssd"}, "unknown similarity 'ssd'; choose from mine, parzen, lncc, mind"),
         ({"descriptor": "sift"}, "unknown descriptor 'sift'; choose from intensity, local_contrast"),
-        ({"bound": "nwj"}, "unknown bound 'nwj'"),
+        ({"bound": "smile"}, "unknown bound 'smile'"),
     ],
 )
 def test_an_unknown_name_is_answered_with_those_known(change, message):
