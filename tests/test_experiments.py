@@ -4,6 +4,7 @@ them."""
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -15,7 +16,7 @@ import pytest
 
 from mine_reg.evaluation.metrics import METRICS
 from mine_reg.evaluation.networks import recover
-from mine_reg.experiments.kept import KeptTrainings
+from mine_reg.experiments.kept import KeptTrainings, identity_of_pairs
 from mine_reg.experiments.run import Experiment, known_to, run_experiments, seconds_per_step
 from mine_reg.settings import settings
 from mine_reg.storage.results import MARK
@@ -124,6 +125,43 @@ def test_what_git_keeps_needs_no_training_anywhere_else(trained, pairs, study, t
 
 def refuse(job, *_):
     raise RuntimeError(f"{job.name} is to be trained")
+
+
+def test_phantoms_are_known_by_their_folder_and_other_pairs_by_their_contents(pairs, study, tmp_path):
+    here, elsewhere = study.folder / "data/preprocessed", tmp_path / "pairs"
+    for folder in (here, elsewhere):
+        shutil.copytree(pairs, folder)
+
+    def after(change, folder=here):
+        kept = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        change(folder)
+        found = identity_of_pairs(folder, "smoke")
+        for path, contents in kept.items():
+            path.write_bytes(contents)
+        return found
+
+    def edit(name, function):
+        def change(folder):
+            table = pd.read_csv(folder / name)
+            function(table).to_csv(folder / name, index=False)
+
+        return change
+
+    def other_grid(folder):
+        grid = json.loads((folder / "settings.json").read_text())
+        (folder / "settings.json").write_text(json.dumps(grid | {"spacing_mm": 9.0}))
+
+    try:
+        points = pd.read_csv(pairs / "pairs.csv")["moving_points"][0]
+        first = identity_of_pairs(here, "smoke")
+        other_processor = edit("pairs.csv", lambda table: table.assign(contents="0"))
+        assert after(other_processor) == after(edit(points, lambda table: table + 1e-4)) == first
+        assert after(other_grid) != first
+        assert after(edit(points, lambda table: table * 1.1)) != first
+        assert after(edit("pairs.csv", lambda table: table.assign(split=table["split"][::-1].to_numpy()))) != first
+        assert after(other_processor, elsewhere) != identity_of_pairs(elsewhere, "smoke")
+    finally:
+        shutil.rmtree(here)
 
 
 @pytest.mark.parametrize(("text", "said"), [("a,b\n1,2\n", "lacks the column training"), ("", "is no table")])

@@ -1,15 +1,19 @@
 """What trainings have measured, in two small tables that git can hold: an experiment of many hours goes on in another
 clone, on another machine, and its trainings can be read one by one.
 
-The key of a training is all that decides it: settings, code, and the pairs. Phantoms stand there with the settings and
-the code that make them, since their voxels differ in a last digit between processors, as trainings do; any other pairs
-stand with their contents.
+The key of a training is all that decides it: settings, code, and the pairs. Voxels of phantoms differ in a last digit
+between processors, as trainings do, so the pipeline's phantoms stand there with what their folder says of grid, split
+and motion, and with the code that makes them; any other pairs stand with their contents.
 """
 
+import json
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
+from mine_reg.images.points import read_points
+from mine_reg.pairs.preprocessed import MADE_FROM, read_pairs
 from mine_reg.settings import root, settings
 from mine_reg.storage.results import code, digest
 from mine_reg.storage.tables import read_pair_table
@@ -17,8 +21,7 @@ from mine_reg.storage.writing import write_csv
 
 # code that decides what is measured, and that makes phantoms
 MEASURED_BY = ("evaluation/metrics.py", "evaluation/networks.py", "models.py", "spatial.py", "pairs/preprocessed.py")
-PHANTOMS_MADE_BY = ("synthetic", "pairs/preprocess.py")
-_DATA = {"data": ("source", "pairs"), "preprocess": ("window_hu", "start", "size", "spacing_mm", "split")}
+PHANTOMS_MADE_BY = ("synthetic", "pairs/preprocess.py", "images/ct.py", "images/geometry.py", "images/lungs.py")
 
 
 class KeptTrainings:
@@ -73,12 +76,19 @@ def training_key(identities: list[str], pairs: str, split: str, limits: dict) ->
 
 
 def identity_of_pairs(pairs: Path, profile: str) -> str:
-    """What decides the preprocessed ``pairs``, as a digest: for the pipeline's phantoms settings and code, else their
-    contents."""
-    data = settings("data", profile=profile)
-    if data.source != "phantom" or pairs != root() / "data/preprocessed":
+    """What decides the preprocessed ``pairs``, as a digest.
+
+    It is read off the folder, never off params.yaml, which may have changed since. Of phantoms it holds the mean
+    distance of corresponding landmarks, to 0.01 mm: other subjects, or another motion, have another.
+    """
+    source = settings("data", profile=profile).source
+    if source != "phantom" or pairs != root() / "data/preprocessed":
         return digest(pairs / "pairs.csv")
-    made = [data.seed]
-    for section, names in _DATA.items():
-        made.append({name: getattr(settings(section, profile=profile), name) for name in names})
-    return digest(made, *code(*PHANTOMS_MADE_BY))
+    table = read_pairs(pairs)
+    motion = [
+        np.linalg.norm(read_points(row.moving_points) - read_points(row.fixed_points), axis=1).mean()
+        for row in table.itertuples()
+    ]
+    listed = pd.read_csv(pairs / "pairs.csv", dtype=str, keep_default_na=False).drop(columns=MADE_FROM)
+    grid = json.loads((pairs / "settings.json").read_text(encoding="utf-8"))
+    return digest(listed.to_dict("list"), grid, round(float(np.mean(motion)), 2), *code(*PHANTOMS_MADE_BY))
