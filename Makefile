@@ -21,9 +21,29 @@ help: ## list the targets
 # until one has gone through. One that goes on after an interruption finds its trainings and ANTs' pairs by their
 # contents; later runs do only what is needed.
 COMPUTED := data/.computed_here
+ifndef PROFILE
 repro: $(READY) unlock ## run the study: Table 1, the figures and the executed notebooks in results/
 	@if [ -f $(COMPUTED) ]; then dvc repro; else dvc repro --force && touch $(COMPUTED); fi
 	@echo; cat results/table1.md
+else
+# With PROFILE=workstation, say, it runs in a copy, .build/workstation, which goes on from what it has; data/ and results/
+# stay those of params.yaml's profile, and results/workstation/ gets what the copy has in its own results/.
+COPY := .build/$(PROFILE)
+repro: $(READY) copy
+	cd $(COPY) && PYTHONPATH=$(CURDIR)/$(COPY) dvc repro
+	@rm -rf results/$(PROFILE) && cp -R $(COPY)/results results/$(PROFILE)
+	@echo; cat results/$(PROFILE)/table1.md
+
+.PHONY: copy
+copy:
+	@sed -n '/^profiles:/,$$p' params.yaml | grep -qFx '  $(PROFILE):' \
+	  || { echo "params.yaml has no profile $(PROFILE); those that it has are in its section profiles" >&2; exit 1; }
+	@mkdir -p $(COPY)/.dvc
+	@cd $(COPY) && find .dvc -name rwlock -empty -delete && rm -rf mine_reg notebooks data_manifests
+	@cp -R mine_reg notebooks data_manifests dvc.yaml .dvcignore $(COPY)/ && cp .dvc/config $(COPY)/.dvc/
+	@printf '[core]\n    no_scm = true\n' > $(COPY)/.dvc/config.local
+	@sed 's/^profile: *[a-z]*/profile: $(PROFILE)/' params.yaml > $(COPY)/params.yaml
+endif
 
 # DVC refuses to start when a kill left its list of locks empty between opening and writing it.
 unlock:
@@ -73,8 +93,8 @@ book: $(READY) ## make the book, docs/ and the executed notebooks as a site, in 
 readme: $(READY) ## write README's block of results anew from results/
 	python -m mine_reg.evaluation.readme
 
-verify: $(READY) ## compare results/metrics.csv with the committed one
-	@python -m mine_reg.evaluation.verify
+verify: $(READY) ## compare results/metrics.csv, or results/PROFILE/metrics.csv, with the committed one
+	@python -m mine_reg.evaluation.verify $(PROFILE)
 
 clean: ## remove what git does not keep: data/, scratch/, .build/ and DVC's cache (not .venv)
 	rm -rf data scratch .build .dvc/cache .dvc/tmp

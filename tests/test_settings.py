@@ -88,7 +88,7 @@ def test_a_number_that_is_missing_is_named(study):
         settings("deformnet")
 
 
-@pytest.mark.parametrize("profile", ["smoke", "laptop", "paper"])
+@pytest.mark.parametrize("profile", ["smoke", "laptop", "workstation", "paper"])
 def test_every_number_of_params_yaml_is_known_and_given(study, profile):
     for section in NAMES:
         assert set(NAMES[section]) <= set(vars(settings(section, profile=profile)))

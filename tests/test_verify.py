@@ -1,10 +1,12 @@
 """The verdict of `make verify`."""
 
+import subprocess
+
 import numpy as np
 import pandas as pd
 import pytest
 
-from mine_reg.evaluation.verify import TOLERANCE, verdict
+from mine_reg.evaluation.verify import TOLERANCE, main, verdict
 
 
 @pytest.fixture
@@ -21,7 +23,7 @@ def metrics() -> pd.DataFrame:
 
 def test_same_numbers_in_another_order_are_identical(metrics):
     reproduced, sentence = verdict(metrics, metrics.sample(frac=1, random_state=1))
-    assert reproduced and sentence.startswith("reproduced: all 12 rows of results/metrics.csv are identical")
+    assert reproduced and sentence.startswith("reproduced: all 12 rows are identical")
 
 
 def test_small_differences_are_within_tolerance(metrics):
@@ -53,3 +55,19 @@ def test_a_value_that_a_single_pair_lost_and_a_row_listed_twice_are_seen(metrics
     assert not reproduced and f"tre_mm of {metrics['method'][0]}" in sentence
     reproduced, sentence = verdict(metrics, pd.concat([metrics, metrics.iloc[:2]]))
     assert not reproduced and "2 listed twice" in sentence
+
+
+def test_each_profile_is_compared_with_its_own_results(metrics, tmp_path, monkeypatch, capsys):
+    for name in ("params.yaml", "dvc.yaml"):
+        (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path)
+    for profile, path in (("laptop", "results/metrics.csv"), ("workstation", "results/workstation/metrics.csv")):
+        assert main(profile) == 2 and f"{path} does not exist" in capsys.readouterr().out
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        metrics.to_csv(path, index=False)
+        assert main(profile) == 2 and f"no committed {path}" in capsys.readouterr().out
+    for command in (["init", "-q"], ["add", "-A"], ["-c", "user.name=n", "-c", "user.email=e", "commit", "-qm", "c"]):
+        subprocess.run(["git", *command], check=True)
+    metrics.assign(tre_mm=9.0).to_csv("results/workstation/metrics.csv", index=False)
+    assert main() == 0 and capsys.readouterr().out.startswith("results/metrics.csv: reproduced: all 12 rows")
+    assert main("workstation") == 1 and "results/workstation/metrics.csv: not reproduced" in capsys.readouterr().out

@@ -1,4 +1,5 @@
-"""``make verify``: is results/metrics.csv of the working tree the committed one, within tolerances?
+"""``make verify``: is results/metrics.csv of the working tree the committed one, within tolerances? And with a profile,
+``make verify PROFILE=workstation``, results/workstation/metrics.csv?
 
 The same machine and seed give the same numbers. Another processor, number of threads or GPU rounds differently, and
 training amplifies that; so what must agree is the set of pairs and methods, and each method's mean of each metric.
@@ -13,7 +14,7 @@ import pandas as pd
 
 from mine_reg.settings import root
 
-METRICS = "results/metrics.csv"
+DEFAULT = "laptop"  # the profile of results/metrics.csv
 TOLERANCE = {  # largest difference of a method's mean over the test pairs
     "dsc": 0.005,
     "asd_mm": 0.1,
@@ -23,6 +24,11 @@ TOLERANCE = {  # largest difference of a method's mean over the test pairs
     "folding_percent": 0.05,
     "sd_log_jacobian": 0.05,
 }
+
+
+def metrics_of(profile: str) -> str:
+    """Where the results of a profile's run are kept, relative to the root."""
+    return "results/metrics.csv" if profile == DEFAULT else f"results/{profile}/metrics.csv"
 
 
 def verdict(committed: pd.DataFrame, here: pd.DataFrame) -> tuple[bool, str]:
@@ -35,7 +41,7 @@ def verdict(committed: pd.DataFrame, here: pd.DataFrame) -> tuple[bool, str]:
     tolerance = pd.Series(TOLERANCE)
     committed, here = committed[tolerance.index], here[tolerance.index]
     if here.equals(committed):
-        return True, f"reproduced: all {len(here)} rows of {METRICS} are identical to the committed ones"
+        return True, f"reproduced: all {len(here)} rows are identical to the committed ones"
     old, new = (frame.groupby("method").mean() for frame in (committed, here))
     # a value on one side only, be it of a single pair, is a difference beyond any tolerance
     one_side = (committed.isna() != here.isna()).groupby("method").any()
@@ -49,21 +55,23 @@ def verdict(committed: pd.DataFrame, here: pd.DataFrame) -> tuple[bool, str]:
     return False, f"not reproduced: {beyond}, most of all {where}"
 
 
-def main() -> int:
+def main(profile: str = DEFAULT) -> int:
     """Print the verdict in one line; 0 reproduced, 1 not, 2 nothing to compare."""
+    path = metrics_of(profile)
+    command = "make repro" if profile == DEFAULT else f"make repro PROFILE={profile}"
     try:
-        here = pd.read_csv(root() / METRICS)
+        here = pd.read_csv(root() / path)
     except FileNotFoundError:
-        print(f"nothing to compare: {METRICS} does not exist; run `make repro` first")
+        print(f"nothing to compare: {path} does not exist; run `{command}` first")
         return 2
-    shown = subprocess.run(["git", "show", f"HEAD:{METRICS}"], cwd=root(), capture_output=True, text=True, check=False)
+    shown = subprocess.run(["git", "show", f"HEAD:{path}"], cwd=root(), capture_output=True, text=True, check=False)
     if shown.returncode:
-        print(f"nothing to compare with: git has no committed {METRICS} ({shown.stderr.strip()})")
+        print(f"nothing to compare with: git has no committed {path} ({shown.stderr.strip()})")
         return 2
     reproduced, sentence = verdict(pd.read_csv(io.StringIO(shown.stdout)), here)
-    print(sentence)
+    print(f"{path}: {sentence}")
     return 0 if reproduced else 1
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(*sys.argv[1:2]))
