@@ -107,6 +107,7 @@ def test_what_git_keeps_needs_no_training_anywhere_else(trained, pairs, study, t
     assert not elsewhere.exists()
     curves = pd.read_csv(tmp_path / "kept/curves.csv")
     assert {*curves["training"]} == {*first["training"]} and (curves["val_tre_mm"] > 0).all()
+    assert {*curves["network"]} == {"affinenet", "deformnet"} and curves["val_loss"].notna().all()
 
     other = [Experiment("both", SMALL, SMALL | {"mu": 1.0})]
     with pytest.MonkeyPatch.context() as patch:

@@ -106,3 +106,14 @@ def test_steps_to_an_accuracy_by_hand():
     found = table2.steps_to(curves, 2.0).set_index("similarity")
     assert found.loc["A", ["steps", "reached", "seeds"]].tolist() == [20, 1, 2]
     assert found.loc["B", ["steps", "reached", "seeds"]].tolist() == [10, 1, 1]
+
+
+def test_what_the_choice_of_the_model_costs_by_hand():
+    steps = [10, 20, 30] * 2
+    one = pd.DataFrame({"step": steps, "val_loss": [3.0, 1.0, 2.0, 3.0, 2.0, 1.0], "seed": [1] * 3 + [2] * 3})
+    curves = one.assign(val_tre_mm=[3.0, 2.0, 1.5, 3.0, 1.0, 1.2], network="deformnet", loss="miregnet", similarity="A")
+    shuffled = pd.concat([curves.assign(similarity="B", val_tre_mm=1.0), curves]).sample(frac=1, random_state=0)
+    found = table2.selection(shuffled).set_index("similarity")
+    expected = {"trainings": 2, "chosen_mm": 1.6, "last_mm": 1.35, "best_mm": 1.25, "largest_cost_mm": 0.5}
+    assert found.loc["A", list(expected)].to_dict() == pytest.approx(expected)
+    assert found.loc["B", "largest_cost_mm"] == 0

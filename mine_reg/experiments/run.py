@@ -161,20 +161,29 @@ def _train_affinenet(training: NotebookTraining, pairs: Path, limits: dict) -> f
 
 
 def _train_and_measure(job: _Job, pairs: Path, split: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Returns rows of metrics, and the last network's landmark error on the validation pairs, step by step."""
+    """Returns rows of metrics, and the learning curves of both networks (`_curves`)."""
     deformnet, seconds = None, float("nan")
     if job.deform_training is not None:
         job.deform_training.train()
         deformnet, seconds = load_deformnet(job.deform_training.folder), seconds_of(job.deform_training.folder)
     table = measure(load_affinenet(job.affinenet), deformnet, pairs, split)[["pair_id", *METRICS]]
     table.insert(1, "method", job.name)
-    last = job.affinenet if job.deform_training is None else job.deform_training.folder
-    curve = read_curve(last / CURVES, "val_tre_mm")
-    curve = (
-        pd.DataFrame({"step": [], "val_tre_mm": []}) if curve is None else curve.rename(columns={"value": "val_tre_mm"})
-    )
     table = table.assign(affinenet_seconds=seconds_of(job.affinenet), deformnet_seconds=seconds)
-    return table, curve[["step", "val_tre_mm"]]
+    networks = {"affinenet": job.affinenet}
+    if job.deform_training is not None:
+        networks["deformnet"] = job.deform_training.folder
+    curves = [_curve(folder, network) for network, folder in networks.items()]
+    return table, pd.concat([curve for curve in curves if len(curve)] or curves[:1], ignore_index=True)
+
+
+def _curve(folder: Path, network: str) -> pd.DataFrame:
+    """One row per validation of a training: ``step``, ``network``, ``val_tre_mm``, the landmark error (NaN: there are
+    no points), and ``val_loss``, by which the model was chosen (of pairs moved by random maps where there are such)."""
+    found = [read_curve(folder / CURVES, name) for name in ("val_loss", "val_far_loss", "val_tre_mm")]
+    loss, far, tre = (pd.DataFrame({"step": [], "value": []}) if curve is None else curve for curve in found)
+    chosen_by = (far if len(far) else loss).rename(columns={"value": "val_loss"})[["step", "val_loss"]]
+    curve = chosen_by.merge(tre.rename(columns={"value": "val_tre_mm"})[["step", "val_tre_mm"]], on="step", how="left")
+    return curve.assign(network=network)
 
 
 def seconds_per_step(changes: dict[str, dict], pairs: Path, profile: str, repeats: int = 7) -> pd.Series:

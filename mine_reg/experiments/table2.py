@@ -145,3 +145,26 @@ def steps_to(curves: pd.DataFrame, accuracy_mm: float) -> pd.DataFrame:
         row = {"loss": loss, "similarity": similarity, "steps": first.mean()}
         rows.append(row | {"reached": len(first), "seeds": own["seed"].nunique()})
     return pd.DataFrame(rows)
+
+
+def selection(curves: pd.DataFrame) -> pd.DataFrame:
+    """What choosing the model by its loss on the validation pairs costs: their landmark error, in mm, at the step that
+    was chosen, at the last, and at the best, which nobody knows without landmarks.
+
+    curves : one row per network, loss, similarity, seed and ``step``, with ``val_loss`` and ``val_tre_mm``
+
+    One row per network, loss and similarity: ``trainings``, means over them, and ``largest_cost_mm``, the largest
+    difference of chosen and best.
+    """
+    rows = []
+    for keys, group in curves.groupby(["network", "loss", "similarity"], sort=False):
+        errors = []
+        for _, own in group.groupby("seed"):
+            by_step = own.sort_values("step").reset_index(drop=True)
+            tre = by_step["val_tre_mm"]
+            errors.append((tre[by_step["val_loss"].idxmin()], tre.iloc[-1], tre.min()))
+        chosen, last, best = np.array(errors).T
+        row = dict(zip(("network", "loss", "similarity"), keys, strict=True)) | {"trainings": len(errors)}
+        row |= {"chosen_mm": chosen.mean(), "last_mm": last.mean(), "best_mm": best.mean()}
+        rows.append(row | {"largest_cost_mm": (chosen - best).max()})
+    return pd.DataFrame(rows)
