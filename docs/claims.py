@@ -15,7 +15,10 @@ from verdicts import HOLDS, IN_PART, NOT, UNTESTABLE
 
 @dataclass(frozen=True)
 class Claim:
-    """What the paper says, how it is judged, and where the evidence is; paths are relative to results/."""
+    """What the paper says, how it is judged, and where the evidence is; paths are relative to results/.
+
+    of_networks : the verdict depends on which networks are measured, and is also reached for those of notebook 14
+    """
 
     title: str
     quote: str
@@ -25,6 +28,7 @@ class Claim:
     command: str
     files: tuple[str, ...]
     notebook: str | None = None
+    of_networks: bool = False
 
 
 CLAIMS = (
@@ -71,6 +75,7 @@ CLAIMS = (
         "make seeds",
         ("metrics.csv", "seeds_pairs.csv", "ablation.csv"),
         "13_seeds",
+        of_networks=True,
     ),
     Claim(
         "Both networks overlap better than ANTs",
@@ -81,6 +86,7 @@ CLAIMS = (
         "make seeds",
         ("metrics.csv", "seeds_pairs.csv"),
         "13_seeds",
+        of_networks=True,
     ),
     Claim(
         "Both networks have smaller surface distances than ANTs",
@@ -92,17 +98,18 @@ CLAIMS = (
         "make seeds",
         ("metrics.csv", "seeds_pairs.csv"),
         "13_seeds",
+        of_networks=True,
     ),
     Claim(
         "The transforms are smooth",
         "high-quality smooth registration parameters",
         "3.3",
-        "two tests: neither network's transforms fold and their SD of log J is not above ANTs'; the paper's "
-        "configuration does not fold",
+        "two tests: neither network's transforms fold; the SD of log J of neither is above ANTs'",
         verdicts.smoothness,
-        "make seeds; make ablation",
-        ("seeds.csv", "ablation.csv"),
-        "10_ablation",
+        "make seeds",
+        ("metrics.csv", "seeds_pairs.csv"),
+        "13_seeds",
+        of_networks=True,
     ),
     Claim(
         "Both outperform the conventional method",
@@ -114,6 +121,7 @@ CLAIMS = (
         "make seeds",
         ("metrics.csv", "seeds_pairs.csv"),
         "13_seeds",
+        of_networks=True,
     ),
     Claim(
         "Labels in training improve the result",
@@ -124,6 +132,7 @@ CLAIMS = (
         "make seeds",
         ("metrics.csv", "seeds_pairs.csv"),
         "13_seeds",
+        of_networks=True,
     ),
     Claim(
         "ANTs has the lowest Hausdorff distance",
@@ -134,17 +143,22 @@ CLAIMS = (
         "make seeds",
         ("metrics.csv", "seeds_pairs.csv"),
         "13_seeds",
+        of_networks=True,
     ),
     Claim(
         "Less than 15 seconds, much faster than ANTs",
         "both of the two models realized the deformable registration in less than 15 seconds, much faster than ANTs",
         "3.3",
-        "two tests: the networks on the full 320³ grid take less than 15 s; ANTs takes ten times as long or more, on "
-        "the study's grid and at 320³",
+        "two tests: the networks take less than 15 s on the full 320³ grid, on a GPU; on the same processor, with as "
+        "many threads, ANTs takes ten times as long or more, at 64³ and at 320³",
         verdicts.runtime,
-        "make repro; make bench",
-        ("runtime.csv", "benchmarks/speed.csv", "benchmarks/largest/speed.csv"),
-        "07_evaluate",
+        "make bench",
+        (
+            "benchmarks/speed.csv",
+            "benchmarks/largest/speed.csv",
+            "benchmarks/gpu/paper_profile_metrics.csv",
+            "benchmarks/gpu/paper_profile_run.json",
+        ),
     ),
     Claim(
         "Any image size",
@@ -190,25 +204,42 @@ CLAIMS = (
 )
 
 
+LETTER = (
+    "[notebook 14](../results/notebooks/14_as_published.ipynb), "
+    "[as_published_pairs.csv](../results/as_published_pairs.csv)"
+)
+
+
 def judge_all(folder: Path) -> pd.DataFrame:
-    """One row per claim: title, verdict, here. A claim whose table is missing or lacks a method cannot be tested."""
-    results, rows = Results(folder), []
+    """One row per claim: title, verdict, here, and the same of the networks nearest to the paper's text, to_the_letter
+    and letter_here; empty where the claim is not about networks. What lacks a table or a method cannot be tested."""
+    rows = []
     for claim in CLAIMS:
-        try:
-            word, here = claim.judge(results)
-        except (FileNotFoundError, KeyError, IndexError) as error:
-            word, here = UNTESTABLE, f"Not in this run: {getattr(error, 'filename', None) or error}."
+        word, here = _judged(claim, Results(folder))
+        letter = _judged(claim, Results(folder, published=True)) if claim.of_networks else ("", "")
         rows.append({"title": claim.title, "verdict": word, "here": here})
+        rows[-1] |= dict(zip(("to_the_letter", "letter_here"), letter, strict=True))
     return pd.DataFrame(rows)
 
 
+def _judged(claim: Claim, results: Results) -> tuple[str, str]:
+    try:
+        return claim.judge(results)
+    except (FileNotFoundError, KeyError, IndexError) as error:
+        return UNTESTABLE, f"Not in this run: {getattr(error, 'filename', None) or error}."
+
+
 def summary(folder: Path) -> str:
-    """Markdown table: claim and verdict, and how often each verdict fell."""
+    """Markdown table: claim and verdicts, and how often each verdict fell on this study's networks."""
     judged = judge_all(folder)
     counts = judged["verdict"].value_counts()
-    lines = [f"| {i} | {row.title} | **{row.verdict}** |" for i, row in enumerate(judged.itertuples(), 1)]
+    lines = [
+        f"| {i} | {row.title} | **{row.verdict}** | {row.to_the_letter} |"
+        for i, row in enumerate(judged.itertuples(), 1)
+    ]
     total = ", ".join(f"{word} {counts.get(word, 0)}" for word in (HOLDS, IN_PART, NOT, UNTESTABLE))
-    return "\n".join(["| | claim | verdict |", "|---|---|---|", *lines, "", f"Of {len(judged)} claims: {total}."])
+    head = ["| | claim | this study's networks | to the letter |", "|---|---|---|---|"]
+    return "\n".join([*head, *lines, "", f"Of {len(judged)} claims, for this study's networks: {total}."])
 
 
 def details(folder: Path) -> str:
@@ -219,9 +250,12 @@ def details(folder: Path) -> str:
         notebook = (
             f"[notebook {claim.notebook[:2]}](../results/notebooks/{claim.notebook}.ipynb), " if claim.notebook else ""
         )
+        letter = f"* To the letter: **{row.to_the_letter}**. {row.letter_here}\n" if row.to_the_letter else ""
+        if claim.of_networks:
+            files += f"; `make as_published`; {LETTER}"
         parts.append(
             f"**{i}. {claim.title}**\n\n> {claim.quote} ({claim.where})\n\n"
-            f"* **Verdict: {row.verdict}.**\n* Found: {row.here}\n* Rule: {claim.rule}.\n"
+            f"* **Verdict: {row.verdict}.**\n* Found: {row.here}\n{letter}* Rule: {claim.rule}.\n"
             f"* Evidence: `{claim.command}`; {notebook}{files}.\n"
         )
     return "\n".join(parts)
@@ -229,4 +263,4 @@ def details(folder: Path) -> str:
 
 if __name__ == "__main__":
     here = Path(__file__).resolve().parent.parent / "results"
-    print(verdicts.caution(Results(here)), summary(here), details(here), sep="\n\n")
+    print(verdicts.caution(Results(here)), verdicts.to_the_letter(here), summary(here), details(here), sep="\n\n")

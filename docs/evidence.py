@@ -14,9 +14,13 @@ ALPHA = 0.05
 
 @dataclass(frozen=True)
 class Results:
-    """The tables of a folder like results/."""
+    """The tables of a folder like results/.
+
+    published : the networks are those nearest to the paper's text (notebook 14, TV as a mean), not this study's
+    """
 
     folder: Path
+    published: bool = False
 
     def __call__(self, name: str) -> pd.DataFrame:
         return pd.read_csv(self.folder / name)
@@ -24,6 +28,10 @@ class Results:
     @cached_property
     def _measured(self) -> pd.DataFrame:
         metrics = self("metrics.csv")
+        if self.published:
+            trainings = self("as_published_pairs.csv")
+            method = trainings["method"].str.extract(r"^(\w+)_as_published_mean$", expand=False)
+            return with_trainings(trainings.assign(method=method).dropna(subset="method"), metrics)
         several = (self.folder / "seeds_pairs.csv").is_file()
         return with_trainings(self("seeds_pairs.csv"), metrics) if several else metrics.assign(seed=0)
 

@@ -15,14 +15,22 @@ import pandas as pd
 from mine_reg.settings import root
 
 DEFAULT = "laptop"  # the profile of results/metrics.csv
-TOLERANCE = {  # largest difference of a method's mean over the test pairs
-    "dsc": 0.005,
-    "asd_mm": 0.1,
+# largest difference of a method's mean over the test pairs: of networks about four times what two trainings differ by
+# (SD, results/seeds.csv), so that one without its lead over ANTs (0.005 in DSC, 0.31 mm) is not taken for the same
+TOLERANCE = {
+    "dsc": 0.001,
+    "asd_mm": 0.03,
     "hd_mm": 2.0,
-    "hd95_mm": 0.5,
-    "tre_mm": 0.3,
-    "folding_percent": 0.05,
-    "sd_log_jacobian": 0.05,
+    "hd95_mm": 0.25,
+    "tre_mm": 0.25,
+    "folding_percent": 0.02,
+    "sd_log_jacobian": 0.01,
+}
+WIDER = {
+    "miregnet_affine": {"dsc": 0.005, "asd_mm": 0.2, "tre_mm": 0.3},
+    "midiceregnet_affine": {"dsc": 0.005, "asd_mm": 0.2, "tre_mm": 0.3},
+    "convexadam": {"folding_percent": 0.05, "sd_log_jacobian": 0.05},
+    "convexadam_masked": {"folding_percent": 0.05, "sd_log_jacobian": 0.05},
 }
 
 
@@ -38,17 +46,17 @@ def verdict(committed: pd.DataFrame, here: pd.DataFrame) -> tuple[bool, str]:
         lost, new = len(committed.index.difference(here.index)), len(here.index.difference(committed.index))
         twice = f", {here.index.duplicated().sum()} listed twice" if here.index.has_duplicates else ""
         return False, f"not reproduced: of the committed rows (pair, method) {lost} are missing, {new} are new{twice}"
-    tolerance = pd.Series(TOLERANCE)
-    committed, here = committed[tolerance.index], here[tolerance.index]
+    committed, here = committed[list(TOLERANCE)], here[list(TOLERANCE)]
     if here.equals(committed):
         return True, f"reproduced: all {len(here)} rows are identical to the committed ones"
     old, new = (frame.groupby("method").mean() for frame in (committed, here))
+    tolerance = pd.DataFrame({method: TOLERANCE | WIDER.get(method, {}) for method in old.index}).T
     # a value on one side only, be it of a single pair, is a difference beyond any tolerance
     one_side = (committed.isna() != here.isna()).groupby("method").any()
     ratio = ((new - old).abs() / tolerance).where(~one_side, np.inf).fillna(0.0).stack()
     method, metric = worst = ratio.idxmax()
     where = f"{metric} of {method}: {old.loc[worst]:.4g} committed, {new.loc[worst]:.4g} here"
-    where += f", tolerance {tolerance[metric]:g}"
+    where += f", tolerance {tolerance.loc[worst]:g}"
     if ratio[worst] <= 1:
         return True, f"reproduced within tolerances; the largest difference of means is {where}"
     beyond = f"{(ratio > 1).sum()} of {len(ratio)} means differ by more than the tolerance"
