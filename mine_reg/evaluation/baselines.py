@@ -1,4 +1,4 @@
-"""The conventional opponent, pair by pair: ANTs as the paper used it, with a longer schedule, and with lung masks.
+"""The conventional opponent, pair by pair: ANTs by default, with a longer schedule, and with lung masks.
 
 Rigid + affine + symmetric normalisation (SyN) through ANTsPy. With several threads it is not deterministic
 (Mattes MI sums in the order in which threads finish), so pairs are registered in processes with a fixed number of ITK
