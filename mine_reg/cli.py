@@ -1,5 +1,6 @@
 """The command `mine-reg`. Heavy modules are imported inside the commands, so that --help is instant."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -176,7 +177,7 @@ def evaluate(
 
         inputs = (fixed, moving, *transform, fixed_mask, moving_mask, fixed_points, moving_points)
         if out is not None:
-            if out.resolve() in [path.resolve() for path in inputs if path is not None]:
+            if os.path.realpath(out) in [os.path.realpath(path) for path in inputs if path is not None]:
                 raise ValueError(f"{out} is read and would be replaced by the numbers; write to another file")
             check_place(out)
         report = evaluate_transform(fixed, moving, transform, fixed_mask, moving_mask, fixed_points, moving_points)

@@ -6,9 +6,12 @@ import SimpleITK as sitk
 
 import mine_reg
 from mine_reg.images.geometry import to_image
+from mine_reg.pair_tool.inputs import read_images
+from mine_reg.pair_tool.verdict import verdict
 from mine_reg.synthetic.phantom import grid_origin, make_pair
 
 SIZE, SPACING = (48, 48, 48), 6.5
+NAMES = {"fixed": "fixed", "moving": "moving"}
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +45,46 @@ def test_an_offset_is_seen_where_all_zeros_are_padding(pair):
     image = to_image(raw, (SPACING,) * 3, grid_origin(SIZE, SPACING), dtype="int16")
     with pytest.raises(ValueError, match=r"^fixed has values from 0 to .* HU \+ 1024, so subtract 1024$"):
         mine_reg.register(image, pair["moving"], device="cpu")
+
+
+def with_a_rim(raw):
+    _, y, x = np.indices(raw.shape)
+    return (y - 23.5) ** 2 + (x - 23.5) ** 2 > 22**2
+
+
+def with_one_voxel(raw):
+    return np.arange(raw.size).reshape(raw.shape) == 7
+
+
+@pytest.mark.parametrize("value", [-2000, -1024, -1000, -1])
+@pytest.mark.parametrize("where", [with_a_rim, with_one_voxel])
+@pytest.mark.parametrize("name", ["fixed", "moving"])
+def test_an_offset_is_seen_whatever_lies_below(pair, where, value, name):
+    """Padding that was filled in after the offset; one image of the two is enough."""
+    raw = sitk.GetArrayFromImage(pair[name]).astype(np.int16) + 1024
+    raw[where(raw)] = value
+    given = pair | {name: to_image(raw, (SPACING,) * 3, grid_origin(SIZE, SPACING), dtype="int16")}
+    with pytest.raises(ValueError, match=rf"^{name} has values from .* HU \+ 1024, so subtract 1024$"):
+        mine_reg.register(given["fixed"], given["moving"], device="cpu")
+
+
+@pytest.mark.parametrize("value", [-3024, -1024])
+def test_padding_below_hu_is_no_offset(pair, value):
+    hu = sitk.GetArrayFromImage(pair["fixed"])
+    hu[with_a_rim(hu)] = value
+    padded = to_image(hu, (SPACING,) * 3, grid_origin(SIZE, SPACING), dtype="int16")
+    assert not [s for s in read_images(padded, pair["moving"], None, None, NAMES).doubts if "values from" in s]
+
+
+@pytest.mark.parametrize("factor", [0.1, 3.0])
+def test_voxels_of_a_wrong_size_are_never_trusted(pair, factor):
+    given = {name: sitk.Image(image) for name, image in pair.items()}
+    for image in given.values():
+        image.SetSpacing([factor * SPACING] * 3)
+    images = read_images(given["fixed"], given["moving"], None, None, NAMES)
+    good = {"inconsistency_mm": 0.0, "folding_percent": 0.0, "agreement": 0.5, "overlap": 1.0, "region_dsc": None}
+    good |= {"mutual_information_before": 0.5, "mutual_information_after": 1.0, "start_mm": [0.0] * 3}
+    assert verdict(good | {"regions": images.kinds, "lungs_l": images.lungs_l})[0] == "doubtful"
 
 
 def test_what_is_no_ct_fails_and_says_so(pair):

@@ -229,3 +229,38 @@ def test_bsplines_and_rigid_transforms_are_read(tmp_path):
         sitk.WriteTransform(transform, str(tmp_path / name))
         found = map_points(read_transform(tmp_path / name), points)
         np.testing.assert_allclose(found, map_points(transform, points), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"sform_code": 0, "qform_code": 0}, "does not say how its voxels lie in space"),
+        ({"pixdim": [1, 0, 2, 2, 1, 1, 1, 1]}, "has the spacing 0 x 2 x 2"),
+        ({"qform_code": 1, "qoffset_x": 60.0}, "contradicts itself"),
+        ({"intent_name": b"Mapping"}, r"NiftyReg or SPM \(Mapping\)"),
+        ({"intent_name": b"NREG_TRANS"}, r"NiftyReg or SPM \(NREG_TRANS\)"),
+        ({"srow_x": [2000.0, 0, 0, 0]}, "by its sform and of"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_a_field_must_say_where_and_what_it_is(tmp_path, change, message):
+    image = nibabel.Nifti1Image(np.ones((6, 6, 6, 1, 3), np.float32), np.diag([2.0, 2.0, 2.0, 1.0]))
+    image.header.set_intent(1007)
+    nibabel.save(image, tmp_path / "good.nii")
+    assert map_points(read_transform(tmp_path / "good.nii"), [(-2.0, -2.0, 2.0)]).tolist() == [[-1.0, -1.0, 3.0]]
+    contents = bytearray((tmp_path / "good.nii").read_bytes())
+    header = nibabel.Nifti1Header(bytes(contents[:348]))
+    for name, value in change.items():
+        header[name] = value
+    contents[:348] = header.binaryblock
+    (tmp_path / "bad.nii").write_bytes(contents)
+    with pytest.raises(ValueError, match=message):
+        read_transform(tmp_path / "bad.nii")
+
+
+def test_a_field_without_its_place_is_refused(field, tmp_path):
+    sitk.WriteImage(field, str(tmp_path / "f.mhd"))
+    lines = (tmp_path / "f.mhd").read_text().splitlines(keepends=True)
+    (tmp_path / "f.mhd").write_text("".join(line for line in lines if not line.startswith("Offset")))
+    with pytest.raises(ValueError, match=r"f\.mhd does not say where its first voxel lies; write Offset"):
+        read_transform(tmp_path / "f.mhd")

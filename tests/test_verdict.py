@@ -14,6 +14,8 @@ GOOD = {
     "start_mm": [0.0, 0.0, 0.0],
     "mutual_information_before": 0.5,
     "mutual_information_after": 1.0,
+    "regions": {"fixed": "lungs", "moving": "lungs"},
+    "lungs_l": {"fixed": 5.0, "moving": 3.0},
 }
 # a number of the report, its limits, whether more is better, and how its sentence begins
 RULES = [
@@ -44,8 +46,25 @@ def test_each_rule_has_two_limits_and_says_its_number(name, limits, more_is_bett
 def test_mutual_information_must_not_fall():
     found, why = verdict(GOOD | {"mutual_information_after": 0.4})
     assert found == DOUBTFUL and why == ["mutual information did not rise; look at the result before you use it"]
-    # the same map as before, as of identical images, is none the worse
-    assert verdict(GOOD | {"mutual_information_after": GOOD["mutual_information_before"]}) == (TRUSTED, [])
+    same = {"mutual_information_after": GOOD["mutual_information_before"]}
+    assert verdict(GOOD | same)[0] == DOUBTFUL  # nothing was done
+    assert verdict(GOOD | same | {"agreement": 0.99}) == (TRUSTED, [])  # and nothing was to be done
+
+
+@pytest.mark.parametrize("roles", [["fixed"], ["moving"], ["fixed", "moving"]])
+def test_without_lungs_nothing_is_trusted(roles):
+    found, why = verdict(GOOD | {"regions": GOOD["regions"] | dict.fromkeys(roles, "body")})
+    assert found == DOUBTFUL and why[0].startswith(f"without lungs in the {' and '.join(roles)} image")
+    assert verdict(GOOD | {"regions": {"fixed": "mask", "moving": "lungs"}}) == (TRUSTED, [])
+
+
+@pytest.mark.parametrize("litres", [0.004, 130.0])
+def test_lungs_of_no_human_size_are_doubted(litres):
+    found, why = verdict(GOOD | {"lungs_l": {"fixed": 5.0, "moving": litres}})
+    assert found == DOUBTFUL and why == [
+        f"the lungs of the moving image have {litres:g} litres; check the size of its voxels"
+    ]
+    assert verdict(GOOD | {"lungs_l": {"fixed": None, "moving": None}}) == (TRUSTED, [])
 
 
 def test_a_far_start_is_said_and_is_no_doubt():

@@ -12,9 +12,10 @@ from nibabel.nifti1 import Nifti1Header
 from nibabel.spatialimages import HeaderDataError
 
 from mine_reg.images.kinds import is_packed, kind_of
-from mine_reg.images.metaimage import check_metaimage
+from mine_reg.images.metaimage import check_metaimage, is_placed
+from mine_reg.images.nifti import placing
 from mine_reg.images.nrrd import check_nrrd
-from mine_reg.images.reading import read_or_explain
+from mine_reg.images.reading import check_grid, read_or_explain
 from mine_reg.images.whole import check_length, chunks_of
 
 SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd", ".hdr", ".img", ".img.gz")
@@ -38,6 +39,7 @@ def read_field(path: str | Path) -> sitk.Image:
         size = " x ".join(map(str, field.GetSize()))
         count = field.GetNumberOfComponentsPerPixel()
         raise ValueError(f"{path} is no displacement field: it has {size} voxels of {count} components; {_WANTED}")
+    check_grid(field, path)
     field = sitk.Cast(field, sitk.sitkVectorFloat64)
     check_finite(field, path)
     return field
@@ -76,6 +78,13 @@ def _check_nifti(path: Path) -> None:
         raise ValueError(f"{path} has {bad} values of its displacements that are NaN or infinite; make it again")
 
 
+def _check_metaimage(path: Path) -> None:
+    """ITK takes an origin that is missing for 0; an image without one has no other place than its own, a field has."""
+    check_metaimage(path)
+    if not is_placed(path):
+        raise ValueError(f"{path} does not say where its first voxel lies; write Offset, in mm, into its header")
+
+
 def _nifti_header(path: Path, block: bytes) -> Nifti1Header:
     if len(block) < Nifti1Header.sizeof_hdr or block[344:347] != b"n+1":
         raise ValueError(f"{path} is no single file of NIfTI-1, as ANTs and ITK write displacement fields; convert it")
@@ -87,6 +96,13 @@ def _nifti_header(path: Path, block: bytes) -> Nifti1Header:
             f"{path} is no displacement field: it has {shape} values with the intent {intent}; {_WANTED}, which in "
             "NIfTI are X x Y x Z x 1 x 3 values with the intent 1007 (vector)"
         )
+    name = bytes(header["intent_name"]).split(b"\0")[0].decode("latin-1").strip()
+    if name.startswith("NREG") or name == "Mapping":
+        raise ValueError(
+            f"{path} is of NiftyReg or SPM ({name}), which write positions or displacements in RAS; write "
+            "displacements in LPS mm"
+        )
+    placing(path, header, tuple(dim[1:4]))  # or an error
     slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
     if not (slope == 0 or np.isnan(slope)) and (slope, intercept) != (1, 0):
         raise ValueError(f"{path} has the slope {slope:g} and the intercept {intercept:g}; write the mm themselves")
@@ -111,5 +127,5 @@ def _count(chunks: Iterable[bytes], kind: np.dtype) -> tuple[int, int]:
 _READERS = {
     "NIfTI": (_check_nifti, "NiftiImageIO"),
     "NRRD": (check_nrrd, "NrrdImageIO"),
-    "MetaImage": (check_metaimage, "MetaImageIO"),
+    "MetaImage": (_check_metaimage, "MetaImageIO"),
 }

@@ -4,6 +4,8 @@ import gzip
 import zlib
 from pathlib import Path
 
+from mine_reg.storage.writing import check_name
+
 UNKNOWN = (
     "it is no image of a known kind, or its beginning is damaged; give NIfTI, NRRD, MetaImage or a folder with one "
     "DICOM series"
@@ -17,6 +19,7 @@ def kind_of(path: Path) -> str:
 
     Raises FileNotFoundError when there is nothing at ``path``, and ValueError (one sentence) for anything else.
     """
+    check_name(path)
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist")
     if path.is_dir():

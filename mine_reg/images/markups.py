@@ -38,7 +38,7 @@ def parse_fcsv(text: str) -> PointList:
             name, _, value = line.lstrip("# ").partition("=")
             header[name.strip().lower()] = value.strip()
         elif line.strip():
-            lines.append((f"row {number}", next(csv.reader([line], skipinitialspace=True))))
+            lines.append((f"row {number}", _cells(line, number)))
     to_lps = _to_lps(header.get("coordinatesystem"), "# CoordinateSystem = LPS")
     columns = [name.strip().lower() for name in header.get("columns", _FCSV_COLUMNS).split(",")]
     if not {"x", "y", "z"} <= {*columns}:
@@ -93,6 +93,13 @@ def markups(points: PointList) -> dict:
     return {"@schema": _SCHEMA, "markups": [found]}
 
 
+def _cells(line: str, number: int) -> list[str]:
+    try:
+        return next(csv.reader([line], skipinitialspace=True))
+    except csv.Error as error:
+        raise ValueError(f"is damaged at row {number}: {error}") from None
+
+
 def _named(labels: Sequence[str]) -> list[str]:
     return [label or f"F-{number}" for number, label in enumerate(labels, 1)]
 
@@ -110,7 +117,7 @@ def _position(point: dict, number: int) -> list[float]:
         return [np.nan] * 3
     try:
         position = [float(value) for value in point["position"]]
-    except ValueError:
+    except (ValueError, OverflowError):  # a whole number of hundreds of digits
         position = []
     if len(position) != 3 or not np.isfinite(position).all():
         raise ValueError(f"has no finite x, y, z at point {number}")

@@ -50,6 +50,11 @@ def check_metaimage(path: Path) -> None:
     _check_data(path, fields, end)
 
 
+def is_placed(path: Path) -> bool:
+    """Whether a header says where the first voxel lies."""
+    return any(name in _header(path)[0] for name in next(iter(_PLACING)))
+
+
 def _check_data(path: Path, fields: dict[str, str], end: int) -> None:
     name = fields.get("ElementDataFile", "")
     data = path if name.upper() == "LOCAL" else path.parent / name
@@ -57,7 +62,10 @@ def _check_data(path: Path, fields: dict[str, str], end: int) -> None:
         raise ValueError(f"{path} keeps its voxels in several files (ElementDataFile = {name}); write one file")
     if not data.is_file():
         raise ValueError(f"{path} keeps its voxels in {name}, which is not there; copy both files")
-    skipped = int(_numbers(fields.get("HeaderSize", "0"))[0])
+    given = fields.get("HeaderSize", "0")
+    if not given.lstrip("+-").isdecimal():
+        raise ValueError(f"{path} has a HeaderSize of {given} in its header, which cannot be followed; write it anew")
+    skipped = int(given)
     if skipped and (data == path or skipped < -1):
         raise ValueError(f"{path} has a HeaderSize of {skipped} in its header, which cannot be followed; write it anew")
     wanted, spare = voxel_bytes(path)

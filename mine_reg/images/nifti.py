@@ -46,7 +46,7 @@ def read_nifti(path: Path) -> sitk.Image:
     header_path, voxels_path = nifti_files(path)
     header = _header(path, header_path)
     size = _size(path, header)
-    affine = _affine(path, header, size)
+    affine = placing(path, header, size)
     array = _voxels(path, voxels_path, header, size, single=header_path == voxels_path)
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     image = sitk.GetImageFromArray(array)
@@ -105,7 +105,7 @@ def _size(path: Path, header: Nifti1Header) -> tuple[int, ...]:
     return tuple(size)
 
 
-def _affine(path: Path, header: Nifti1Header, size: tuple[int, ...]) -> np.ndarray:
+def placing(path: Path, header: Nifti1Header, size: tuple[int, ...]) -> np.ndarray:
     """(4, 4), index x, y, z to LPS mm: of the sform where there is one, else of the qform."""
     spacing = np.array(header["pixdim"][1:4], float)
     if not ((spacing > 0) & (spacing < np.inf)).all():

@@ -4,10 +4,11 @@ import numpy as np
 import SimpleITK as sitk
 from scipy.ndimage import label
 
-from mine_reg.images.ct import AIR_HU
+from mine_reg.images.ct import AIR_HU, doubt_about_hu
 
 _AIR = -900.0  # HU; what is filled with less reads as air anyway
 _LEAST = 0.01  # of the voxels
+_SAMPLE = 1_000_000  # voxels, enough for a percentile
 _SHARE = 0.1  # of the voxels above air at the border; of tissue, one value makes up one or two percent
 
 
@@ -46,3 +47,22 @@ def _most_common(values: np.ndarray) -> float | None:
         return None
     found, counts = np.unique(values, return_counts=True)
     return float(found[counts.argmax()]) if counts.max() > _SHARE * len(values) else None
+
+
+def doubt_about_values(image: sitk.Image, lungs: sitk.Image | None) -> str | None:
+    """As `ct.doubt_about_hu`, of what a CT shows: what lies below all else, be it a rim of -2000 or one voxel, does not
+    make raw values look like HU."""
+    array, low = sitk.GetArrayFromImage(image), lowest_shown(image)
+    raised = sitk.GetImageFromArray(np.maximum(array, array.dtype.type(low)))
+    raised.CopyInformation(image)
+    return doubt_about_hu(raised, lungs)
+
+
+def lowest_shown(image: sitk.Image) -> float:
+    """The lowest value of an image that is no padding: its minimum, or, where that is negative, the 0.1th percentile of
+    what lies above."""
+    array = sitk.GetArrayViewFromImage(image)
+    if array.min() >= 0:
+        return float(array.min())
+    above = array[array > array.min()][:: max(1, array.size // _SAMPLE)]
+    return float(np.percentile(above, 0.1)) if above.size else float(array.min())

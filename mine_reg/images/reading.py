@@ -10,6 +10,7 @@ from mine_reg.images.kinds import UNKNOWN, kind_of
 from mine_reg.images.metaimage import check_metaimage, metaimage_files
 from mine_reg.images.nifti import nifti_files, read_nifti
 from mine_reg.images.nrrd import check_nrrd, nrrd_files
+from mine_reg.storage.writing import check_name
 
 
 @decimal_point()
@@ -58,7 +59,7 @@ def checked_volume(image: sitk.Image, name: str | Path) -> sitk.Image:
         image = sitk.VectorIndexSelectionCast(image)
     if min(image.GetSize()) < 4:  # ITK's filters ask for as many
         raise ValueError(f"{name} has only {size} voxels; a volume needs at least 4 along each axis")
-    _check_grid(image, name)
+    check_grid(image, name)
     array = sitk.GetArrayViewFromImage(image)
     bad = np.count_nonzero(~np.isfinite(array)) if array.dtype.kind == "f" else 0
     if bad:
@@ -71,6 +72,7 @@ def checked_volume(image: sitk.Image, name: str | Path) -> sitk.Image:
 @decimal_point()
 def read_or_explain(reader, path: str | Path):
     """``reader(path)``, with what ITK says when it fails in one sentence that names the file."""
+    check_name(path)
     if not Path(path).exists():
         raise FileNotFoundError(f"{path} does not exist")
     if Path(path).is_file() and Path(path).stat().st_size == 0:
@@ -116,7 +118,8 @@ _READERS = {
 }
 
 
-def _check_grid(image: sitk.Image, name: str | Path) -> None:
+def check_grid(image: sitk.Image, name: str | Path) -> None:
+    """Raises ValueError for a grid that is not rectangular, has no place, or voxels of no plausible size."""
     spacing = image.GetSpacing()
     if not all(0.01 <= value <= 100 for value in spacing):
         raise ValueError(

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from mine_reg.images.reading import image_files
 from mine_reg.pair_tool.device import chosen_device
-from mine_reg.pair_tool.files import FURTHER, REPORT, register_files
+from mine_reg.pair_tool.files import ALL_FILES, FURTHER, REPORT, register_files
 from mine_reg.pairs.manifest import ManifestError, read_manifest
 from mine_reg.storage.parallel import in_parallel, outliving
 from mine_reg.storage.results import code, digest
@@ -20,8 +20,10 @@ from mine_reg.storage.sentences import one_sentence
 from mine_reg.storage.writing import check_place, write_csv
 from mine_reg.training.weights import load_weights_file, weights_path
 
-DECIDING = ("models.py", "losses.py", "spatial.py", "registration.py", "images", "pair_tool")  # code of a registration
-DECIDING += ("training/weights.py", "training/similarity.py", "training/self_similarity.py")
+# code of a registration
+DECIDING = ("models.py", "losses.py", "spatial.py", "registration.py", "images", "pair_tool", "evaluation/metrics.py")
+DECIDING += ("evaluation/mutual_information.py", "training/weights.py", "training/similarity.py")
+DECIDING += ("training/self_similarity.py",)
 _MANY = 2  # pairs per core, from which on pairs share the cores: each process takes seconds to start
 _KILLED = "its process was killed, most likely because memory ran out; register it with more memory, or smaller images"
 _GB_OF_A_PAIR = 4.5  # of memory, that of 512 x 512 x 600 voxels (results/benchmarks/memory.csv)
@@ -49,10 +51,12 @@ def register_manifest(
     wrong, gets its sentence in the column ``error`` and does not stop the others. Returns the summary, one row per
     pair; ``attrs["pairs_per_hour"]`` tells how fast pairs were made, None where all were there. Raises what
     `read_manifest` raises when no row can be used, and ValueError or OSError when no pair could be registered so: for
-    weights, a device or workers that are not there, or an ``out`` that cannot be written to.
+    weights, a device or workers that are not there, an ``out`` that cannot be written to, or results that would
+    replace what is read.
     """
-    table, errors = _usable(Path(manifest).resolve())
-    out = Path(out).resolve()  # the workers of a cluster may be in another folder
+    table, errors = _usable(Path(os.path.abspath(manifest)))  # paths are relative to where it is given, be it a link
+    out = Path(os.path.realpath(out))  # the workers of a cluster may be in another folder
+    _refuse_replacing(manifest, table, out)
     weights = Path(weights).resolve() if Path(weights).suffix else weights
     summary, start = out / "summary.csv", time.monotonic()
     workers = _at_once(workers, len(table), chosen_device(options.get("device")))
@@ -80,6 +84,15 @@ def register_manifest(
     result = _write_summary(rows, summary)
     result.attrs["pairs_per_hour"] = 3600 * made / (time.monotonic() - start) if made else None
     return result
+
+
+def _refuse_replacing(manifest: Path, table: pd.DataFrame, out: Path) -> None:
+    """Raises ValueError when a result of any pair would replace the manifest, or what another pair is made from."""
+    made = {os.path.realpath(out / "summary.csv")}
+    made |= {os.path.realpath(out / pair / name) for pair in table["pair_id"] for name in ALL_FILES}
+    for path in (manifest, *table[["fixed", "moving", *FURTHER]].to_numpy().ravel()):
+        if path and os.path.realpath(path) in made:
+            raise ValueError(f"{path} is read and would be replaced by a result; give another folder for the results")
 
 
 def _registered(row: dict, folder: Path, error: str, written: dict, options: dict) -> tuple[dict, bool]:

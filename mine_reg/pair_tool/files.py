@@ -42,6 +42,7 @@ ALL_FILES = (MOVED, FIELD, ITK_FILE, ANTS_AFFINE, ANTS_WARP, ANTS_INVERSE_WARP, 
 ALL_FILES += (PICTURE, INCONSISTENCY)
 FURTHER = ("fixed_mask", "moving_mask", "fixed_points", "moving_points")  # columns of a manifest beside the images
 _FEW_LABELS = 64
+_POINTS = 24  # along an axis
 
 
 def register_files(
@@ -112,8 +113,8 @@ def writing(moved: sitk.Image, transform: sitk.CompositeTransform, field: sitk.I
 def apply_to_image(transform: Path, image: Path, reference: Path, out: Path, label: bool) -> None:
     """Write ``image``, in the moving space, on the grid of ``reference``, the fixed image, at its full resolution.
 
-    Raises ValueError when ``out`` has no ending that can be written or is one of the others, FileNotFoundError, and
-    OSError that names the file; and warns of labels that would be blurred.
+    Raises ValueError when ``out`` has no ending that can be written or is one of the others, or nothing of ``image``
+    would be seen, FileNotFoundError, and OSError that names the file; and warns of labels that would be blurred.
     """
     check_image_name(out)
     _refuse_same(out, (transform, image, reference))
@@ -121,7 +122,12 @@ def apply_to_image(transform: Path, image: Path, reference: Path, out: Path, lab
     given = read_image(image)
     if not label and _looks_like_labels(given):
         warnings.warn(f"{image} looks like a label map, whose values are blurred without --label", stacklevel=2)
-    write_image(apply_transform(given, read_image(reference), read_transform(transform), label), out)
+    grid, map_ = read_image(reference), read_transform(transform)
+    moved = apply_transform(given, grid, map_, label)
+    values = sitk.GetArrayViewFromImage(moved)
+    if values.min() == values.max() and not _meet(given, grid, map_):
+        raise ValueError(f"{image} lies nowhere in {reference} after {transform}, so nothing of it would be seen")
+    write_image(moved, out)
 
 
 def apply_to_points(transform: Path, points: Path, out: Path) -> None:
@@ -132,6 +138,17 @@ def apply_to_points(transform: Path, points: Path, out: Path) -> None:
     check_place(out)
     given = placed_points(points, read_point_list(points))
     write_points(PointList(map_points(read_transform(transform), given.xyz), given.labels, given.rows), out)
+
+
+def _meet(image: sitk.Image, grid: sitk.Image, transform: sitk.Transform) -> bool:
+    """Whether any of many points of ``grid`` lies inside ``image`` after a transform."""
+    axes = [np.linspace(0, n - 1, min(n, _POINTS)) for n in grid.GetSize()]
+    for index in np.stack(np.meshgrid(*axes), -1).reshape(-1, 3).tolist():
+        there = transform.TransformPoint(grid.TransformContinuousIndexToPhysicalPoint(index))
+        place = image.TransformPhysicalPointToContinuousIndex(there)
+        if all(-0.5 <= i <= n - 0.5 for i, n in zip(place, image.GetSize(), strict=True)):
+            return True
+    return False
 
 
 def _refuse_same(out: Path, inputs: Iterable[Path]) -> None:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 import SimpleITK as sitk
 
-from mine_reg.images.ct import OFFSET, Image, doubt_about_hu, read_ct
+from mine_reg.images.ct import OFFSET, Image, read_ct
 from mine_reg.images.geometry import averaged, on_grid
-from mine_reg.images.padding import without_padding
+from mine_reg.images.padding import doubt_about_values, lowest_shown, without_padding
 from mine_reg.pair_tool.cropped_lungs import lungs_of_crop
 from mine_reg.pair_tool.report import read_masks
 from mine_reg.pair_tool.working_grid import found_body, marked_region, on_lungs_grid, thinned, working_grid
@@ -25,6 +25,7 @@ class Images:
     masks : those given, None where there is none
     regions : what is brought together, 0 or 1 on a grid of 4 mm: what the mask marks, else the lungs, else the body
     kinds : which of these, ``mask``, ``lungs`` or ``body``
+    lungs_l : litres of the lungs, None where they are not the region
     bodies : on the same grids
     seen : the CTs as voxels of the working grid would see them, each on its own grid, air where they show nothing
     shown : 1 where they show anything and 0 in padding, on the same grids
@@ -36,6 +37,7 @@ class Images:
     masks: dict[str, sitk.Image | None]
     regions: dict[str, sitk.Image]
     kinds: dict[str, str]
+    lungs_l: dict[str, float | None]
     bodies: dict[str, sitk.Image]
     seen: dict[str, sitk.Image]
     shown: dict[str, sitk.Image]
@@ -87,6 +89,7 @@ def read_images(
         masks,
         regions,
         kinds,
+        {role: _litres(region) if kinds[role] == LUNGS else None for role, region in regions.items()},
         {role: one.body for role, one in read.items()},
         {role: averaged(one.seen, spacing) for role, one in read.items()},
         {role: one.shown for role, one in read.items()},
@@ -103,7 +106,7 @@ def _read(given: Image, name: str) -> _One:
     coarse = on_lungs_grid(thin)
     shown = sitk.Cast(thin > -np.inf if shown is None else thinned(shown) > 0.99, sitk.sitkUInt8)
     lungs = _lungs(coarse, thin)
-    may_be_raw = lungs is None and sitk.GetArrayViewFromImage(with_padding).min() >= 0
+    may_be_raw = lungs is None and lowest_shown(with_padding) >= 0
     raw = _lungs(on_lungs_grid(with_padding - OFFSET), with_padding) if may_be_raw else None
     return _One(image, thin, with_padding, shown, padding, found_body(coarse, name), lungs, raw)
 
@@ -115,11 +118,15 @@ def _lungs(coarse: sitk.Image, image: sitk.Image) -> sitk.Image | None:
         return None
 
 
+def _litres(region: sitk.Image) -> float:
+    return float((sitk.GetArrayViewFromImage(region) > 0).sum() * np.prod(region.GetSpacing()) / 1e6)
+
+
 def _doubts_about_hu(read: dict[str, _One], names: dict[str, str]) -> list[str]:
     doubts = []
     for role, one in read.items():
         lungs = one.lungs or one.raw_lungs
-        odd = doubt_about_hu(one.with_padding, None if lungs is None else on_grid(lungs, one.with_padding, 0))
+        odd = doubt_about_values(one.with_padding, None if lungs is None else on_grid(lungs, one.with_padding, 0))
         if odd and odd.endswith("subtract 1024"):
             raise ValueError(f"{names[role]} {odd}")
         doubts += [f"{names[role]} {odd}"] if odd else []

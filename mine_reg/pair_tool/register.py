@@ -76,10 +76,11 @@ def register(
     ``agreement`` and ``overlap`` (see `start.Comparison`), ``region_dsc`` (of both regions where both images show
     anything; None where they are not of one kind), ``mutual_information_before`` and ``_after`` (nats, in the region),
     ``folding_percent`` and ``sd_log_jacobian`` on the working grid; ``start``, ``start_mm`` (the shift that brought the
-    images together, else zeros), ``start_by`` and ``tried`` (see `start`), ``region`` (mask, lungs or body),
-    ``refinement`` (what `refine.refine` says, and whether it was ``taken``, which needs that images agree no less),
-    ``seconds`` (of reading and finding regions, registering, checking, warping, and all), and with masks and points
-    also DSC, ASD, HD, HD95 and TRE before and after.
+    images together, else zeros), ``start_by`` and ``tried`` (see `start`), ``region`` of the fixed image and
+    ``regions`` of both (mask, lungs or body), ``lungs_l`` (litres of the lungs that were found), ``refinement`` (what
+    `refine.refine` says, and whether it was ``taken``, which needs that images agree no less), ``seconds`` (of reading
+    and finding regions, registering, checking, warping, and all), and with masks and points also DSC, ASD, HD, HD95 and
+    TRE before and after.
 
     Raises FileNotFoundError, and ValueError (one sentence that names the input) when an image is no chest CT in HU, a
     mask is on another grid, or points do not correspond.
@@ -102,6 +103,8 @@ def judged(matched: Match) -> Result:
     report = {
         "weights": matched.weights,
         "region": images.kinds["fixed"],
+        "regions": images.kinds,
+        "lungs_l": images.lungs_l,
         "start": answer.start.name,
         "start_mm": (0.0 - answer.start.shift).round(2).tolist(),
         "start_by": answer.by,

@@ -41,6 +41,8 @@ def evaluate(
     points ``tre_mm``, each also before registration (``_before``). Warns of points that would fit far better in another
     order, role or coordinate system. Raises FileNotFoundError, and ValueError in a sentence that names the input.
     """
+    if (fixed_mask is None) != (moving_mask is None):
+        raise ValueError("fixed_mask and moving_mask must be given together: overlap needs both")
     names = names_of(fixed, moving)
     images = {name: read_ct(given, names[name]) for name, given in (("fixed", fixed), ("moving", moving))}
     masks = read_masks(images, names, fixed_mask, moving_mask)

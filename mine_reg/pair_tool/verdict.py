@@ -8,6 +8,8 @@ _AGREEMENT = (0.32, 0.18)  # share of mutual information in the entropy: doubtfu
 _LUNG_OVERLAP = (0.80, 0.65)  # DSC of the regions where both images show something: doubtful, failed
 _FOLDING_PERCENT = (0.1, 1.0)
 _OVERLAP = (0.5, 0.3)  # share of the fixed region that the moving image shows
+_SAME = 0.9  # agreement of images that are one and the same, or nearly
+_LUNGS_L = (0.5, 12.0)  # litres of both lungs, from an infant's breath out, or a crop, to the largest there are
 _START_MM = 30.0  # a shift that is worth a word
 
 
@@ -15,7 +17,8 @@ def verdict(report: dict) -> tuple[str, list[str]]:
     """One of VERDICTS, and the sentences why; none for a result that nothing speaks against.
 
     report : ``inconsistency_mm``, ``agreement``, ``region_dsc`` (None where the regions are not of one kind),
-        ``folding_percent``, ``overlap``, ``start_mm``, ``mutual_information_before`` and ``_after``
+        ``folding_percent``, ``overlap``, ``start_mm``, ``mutual_information_before`` and ``_after``, and by role
+        ``regions`` (mask, lungs or body) and ``lungs_l`` (litres; None where no lungs were looked for or found)
     """
     found = [
         _above(report["inconsistency_mm"], _INCONSISTENCY_MM, "forward and backward registration differ by {:.1f} mm"),
@@ -25,8 +28,16 @@ def verdict(report: dict) -> tuple[str, list[str]]:
     ]
     if report["region_dsc"] is not None:
         found.append(_below(report["region_dsc"], _LUNG_OVERLAP, "the registered lungs overlap with a DSC of {:.2f}"))
-    if report["mutual_information_after"] < report["mutual_information_before"]:
+    before, after = report["mutual_information_before"], report["mutual_information_after"]
+    if after < before or (after == before and report["agreement"] < _SAME):
         found.append((1, "mutual information did not rise; look at the result before you use it"))
+    if without := [role for role, kind in report["regions"].items() if kind == "body"]:
+        sentence = f"without lungs in the {' and '.join(without)} image nothing tells whether lungs were registered"
+        found.append((1, sentence))
+    for role, litres in report["lungs_l"].items():
+        if litres is not None and not _LUNGS_L[0] <= litres <= _LUNGS_L[1]:
+            sentence = f"the lungs of the {role} image have {litres:.3g} litres; check the size of its voxels"
+            found.append((1, sentence))
     worst = max((level for level, _ in found), default=0)
     sentences = [sentence for level, sentence in found if level]
     if sum(v * v for v in report["start_mm"]) ** 0.5 > _START_MM:

@@ -9,13 +9,14 @@ import pandas as pd
 import SimpleITK as sitk
 from tqdm import tqdm
 
-from mine_reg.images.ct import AIR_HU, LUNGS_HU, blood_hu, doubt_about_hu, read_clipped, read_mask
+from mine_reg.images.ct import AIR_HU, LUNGS_HU, blood_hu, read_clipped, read_mask
 from mine_reg.images.geometry import points_to_voxels
 from mine_reg.images.itk_state import no_itk_warnings, one_itk_thread
+from mine_reg.images.padding import doubt_about_values
 from mine_reg.images.point_doubts import doubts_about_points
 from mine_reg.images.points import read_point_pair, read_points
 from mine_reg.images.reading import read_image
-from mine_reg.pairs.manifest import IMAGES, POINTS, ManifestError, read_manifest
+from mine_reg.pairs.manifest import IMAGES, POINTS, ManifestError, exists, read_manifest
 from mine_reg.storage.sentences import one_sentence
 
 PAIR = IMAGES[:2]
@@ -43,8 +44,10 @@ def check_manifest(path: str | Path, workers: int = -1) -> tuple[pd.DataFrame, l
     highest HU, lung volumes in litres, number of points and of those inside their image; with the images where their
     headers put them, DSC of the lungs and mean distance of the points in mm. What could not be found out is missing
     (None or NaN). Problems make the manifest unusable, warnings only look like mistakes; both are one sentence each, in
-    the order of the rows. Raises FileNotFoundError when there is no manifest.
+    the order of the rows. Raises FileNotFoundError when there is no manifest, and ValueError for 0 workers.
     """
+    if workers == 0:
+        raise ValueError("workers is 0; give how many pairs to look at at once, 1 or more, or -1 for all cores")
     problems, remarks = [], []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -77,12 +80,12 @@ def _examined(row: dict) -> tuple[dict, list[str], list[str]]:
     def attempt(function, *arguments):
         try:
             return function(*arguments)
-        except (ValueError, OSError, RuntimeError, MemoryError) as error:
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with one file, the others are looked at
             problems.append(one_sentence(error))
             return None
 
     def given(name):  # that a file is missing has been said by read_manifest
-        return bool(row.get(name)) and Path(row[name]).exists()
+        return bool(row.get(name)) and exists(row[name])
 
     images = {name: attempt(read_image, row[name]) for name in PAIR if given(name)}
     images = {name: image for name, image in images.items() if image is not None}
@@ -118,7 +121,7 @@ def _look_at_image(row, name, image, mask, is_ct, values, remarks) -> None:
     values[f"{name}_hu"] = f"{float(array.min()):g} to {float(array.max()):g}"
     if min(image.GetSize()) < FEW_SLICES:
         remarks.append(f"{row[name]} has very few slices ({values[f'{name}_size']} voxels); is this the whole series?")
-    odd = doubt_about_hu(image, mask) if is_ct else None
+    odd = doubt_about_values(image, mask) if is_ct else None
     if odd:
         remarks.append(f"{row[name]} {odd}")
     if mask is not None:

@@ -3,6 +3,7 @@
 The columns are explained for users in data_manifests/README.md.
 """
 
+import os
 import warnings
 from pathlib import Path
 
@@ -68,7 +69,7 @@ def _read_table(path: Path, schema: pa.DataFrameSchema, row_name: str, columns: 
         if column not in frame and not expected.required:
             frame[column] = ""
     for column in frame.columns.intersection([*files]):
-        frame[column] = [str((path.parent / value).resolve()) if value else "" for value in frame[column]]
+        frame[column] = [os.path.abspath(path.parent / value) if value else "" for value in frame[column]]
     rows, problems = [], []
     try:
         schema.validate(frame, lazy=True)
@@ -100,7 +101,8 @@ def _read_csv(path: Path, row_name: str, columns: tuple) -> pd.DataFrame:
     return frame
 
 
-def _exists(path: str) -> bool:
+def exists(path: str) -> bool:
+    """Whether a cell is empty or names something that is there."""
     try:
         return not path or Path(path).exists()
     except OSError:  # a name that is too long, or a folder that may not be read
@@ -108,7 +110,7 @@ def _exists(path: str) -> bool:
 
 
 _GIVEN = pa.Check(bool, element_wise=True, error="is empty")
-_FILE = pa.Check(_exists, element_wise=True, error="does not exist")
+_FILE = pa.Check(exists, element_wise=True, error="does not exist")
 # the id names the pair's folder: nothing that could lead out of it, nor the name of a table beside it
 _NAMES = (
     pa.Check.str_matches(

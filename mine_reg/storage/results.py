@@ -7,6 +7,7 @@ whenever a run is killed, and never stale, whatever was replaced.
 """
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -18,7 +19,7 @@ from pathlib import Path, PurePath
 
 import numpy as np
 
-from mine_reg.storage.writing import BEGUN, begun_name, new_folders, sweep, to_disk, write_json
+from mine_reg.storage.writing import BEGUN, begun_name, check_name, new_folders, sweep, to_disk, write_json
 
 MARK = ".made_from.json"
 PACKAGE = Path(__file__).parents[1]
@@ -70,14 +71,16 @@ def keep(folder: Path, key: str | None, make: Callable[[Path], None], names: Ite
 
     What an earlier result had put into ``folder`` is replaced; files that came there in another way stay. Whoever wants
     the same folder at the same time waits, and then finds the result there. When ``make`` raises, the earlier result is
-    untouched. Raises OSError that names ``folder`` before anything is made when nothing can be written there.
+    untouched. Raises OSError that names ``folder`` before anything is made when nothing can be written there, or a
+    folder lies in the place of one of ``names``, and ValueError for a name that is not UTF-8.
     """
-    folder = Path(folder)
+    check_name(folder := Path(folder))
     if key is not None and is_complete(folder, key):
         return False
     with new_folders(folder), locked(folder) as alone:
         if key is not None and is_complete(folder, key):
             return False
+        _refuse_folders(folder, names)
         _sweep(folder, alone)
         made = folder / begun_name()
         try:
@@ -143,6 +146,12 @@ def _sweep(folder: Path, alone: bool) -> None:
             shutil.rmtree(begun, ignore_errors=True)
 
 
+def _refuse_folders(folder: Path, names: Iterable[str]) -> None:
+    for name in names:
+        if (folder / name).is_dir():
+            raise IsADirectoryError(errno.EISDIR, "is a folder in the place of a result; remove it", str(folder / name))
+
+
 def _replace(folder: Path, made: Path, key: str | None, names: Iterable[str]) -> None:
     """Bring the files of ``made`` into ``folder`` in the place of the earlier result's."""
     new = {}
@@ -150,6 +159,7 @@ def _replace(folder: Path, made: Path, key: str | None, names: Iterable[str]) ->
         to_disk(path)
         made_when = path.stat()
         new[str(path.relative_to(made))] = [made_when.st_size, made_when.st_mtime_ns, _of_file(path).hex()]
+    _refuse_folders(folder, new)
     old = {*names, *_read_mark(folder).get("files", {})} - {*new}
     # no result, but a list of all that must go when this is cut short
     _write_mark(folder, None, new | {name: [0, 0, ""] for name in old if (folder / name).is_file()})

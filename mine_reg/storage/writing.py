@@ -19,7 +19,17 @@ if TYPE_CHECKING:  # slow to load, and only some commands write tables
     import pandas as pd
 
 BEGUN = ".writing-"  # what is not complete yet
-_HOST, _RUN = f"{crc32(socket.gethostname().encode()):08x}", secrets.token_hex(3)
+
+
+def _where_numbers_of_processes_hold() -> str:
+    """This machine since it was started, and in it the container: elsewhere the same number is another process."""
+    said = socket.gethostname()
+    with contextlib.suppress(OSError):  # no Linux
+        said += Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii") + os.readlink("/proc/self/ns/pid")
+    return f"{crc32(said.encode()):08x}"
+
+
+_HOST, _RUN = _where_numbers_of_processes_hold(), secrets.token_hex(3)
 _BEGUN = re.compile(rf"{re.escape(BEGUN)}([0-9a-f]{{8}})-(\d+)-([0-9a-f]{{6}})-[0-9a-f]{{6}}(\..*)?")
 _DAY = 86400.0  # seconds after which nobody goes on with it, wherever it was begun
 
@@ -31,9 +41,9 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 
     So the folder is tried when the block begins. What a killed process has left there is swept. A link stays a link, a
     file keeps its permissions, and what is no file (/dev/stdout) is handed out itself. Raises OSError that names
-    ``path``.
+    ``path``, and ValueError for a name that is not UTF-8.
     """
-    path = Path(os.path.realpath(path))
+    check_name(path := Path(os.path.realpath(path)))
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, "is a folder; name a file in it", str(path))
     if path.exists() and not path.is_file():
@@ -53,6 +63,14 @@ def whole_file(path: str | Path) -> Iterator[Path]:
             beside.replace(path)
         finally:
             beside.unlink(missing_ok=True)
+
+
+def check_name(path: str | Path) -> None:
+    """Raises ValueError for a path that is not UTF-8, at which ITK ends the whole process."""
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{os.fspath(path)!a} has a name that is not UTF-8; rename it, or the folder") from None
 
 
 def check_place(path: str | Path) -> None:
