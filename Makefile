@@ -30,8 +30,9 @@ else
 # stay those of params.yaml's profile, and results/workstation/ gets what the copy has in its own results/.
 COPY := .build/$(PROFILE)
 repro: $(READY) copy
-	cd $(COPY) && PYTHONPATH=$(CURDIR)/$(COPY) dvc repro
-	@rm -rf results/$(PROFILE) && cp -R $(COPY)/results results/$(PROFILE)
+	cd $(COPY) && PYTHONPATH="$(CURDIR)/$(COPY)" dvc repro
+	@rm -rf $(COPY)/shown && cp -R $(COPY)/results $(COPY)/shown
+	@rm -rf results/$(PROFILE) && mv $(COPY)/shown results/$(PROFILE)
 	@echo; cat results/$(PROFILE)/table1.md
 
 .PHONY: copy

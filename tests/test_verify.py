@@ -8,6 +8,8 @@ import pytest
 
 from mine_reg.evaluation.verify import TOLERANCE, main, verdict
 
+WORKSTATION = "results/workstation/metrics.csv"
+
 
 @pytest.fixture
 def metrics() -> pd.DataFrame:
@@ -70,13 +72,17 @@ def test_each_profile_is_compared_with_its_own_results(metrics, tmp_path, monkey
     for name in ("params.yaml", "dvc.yaml"):
         (tmp_path / name).touch()
     monkeypatch.chdir(tmp_path)
-    for profile, path in (("laptop", "results/metrics.csv"), ("workstation", "results/workstation/metrics.csv")):
+    for profile, path in (
+        (None, "results/metrics.csv"),
+        ("laptop", "results/laptop/metrics.csv"),
+        ("workstation", WORKSTATION),
+    ):
         assert main(profile) == 2 and f"{path} does not exist" in capsys.readouterr().out
         (tmp_path / path).parent.mkdir(exist_ok=True)
         metrics.to_csv(path, index=False)
         assert main(profile) == 2 and f"no committed {path}" in capsys.readouterr().out
     for command in (["init", "-q"], ["add", "-A"], ["-c", "user.name=n", "-c", "user.email=e", "commit", "-qm", "c"]):
         subprocess.run(["git", *command], check=True)
-    metrics.assign(tre_mm=9.0).to_csv("results/workstation/metrics.csv", index=False)
+    metrics.assign(tre_mm=9.0).to_csv(WORKSTATION, index=False)
     assert main() == 0 and capsys.readouterr().out.startswith("results/metrics.csv: reproduced: all 12 rows")
     assert main("workstation") == 1 and "results/workstation/metrics.csv: not reproduced" in capsys.readouterr().out

@@ -14,7 +14,6 @@ import pandas as pd
 
 from mine_reg.settings import root
 
-DEFAULT = "laptop"  # the profile of results/metrics.csv
 # largest difference of a method's mean over the test pairs: of networks about four times what two trainings differ by
 # (SD, results/seeds.csv), so that one without its lead over ANTs (0.005 in DSC, 0.31 mm) is not taken for the same
 TOLERANCE = {
@@ -32,11 +31,6 @@ WIDER = {
     "convexadam": {"folding_percent": 0.05, "sd_log_jacobian": 0.05},
     "convexadam_masked": {"folding_percent": 0.05, "sd_log_jacobian": 0.05},
 }
-
-
-def metrics_of(profile: str) -> str:
-    """Where the results of a profile's run are kept, relative to the root."""
-    return "results/metrics.csv" if profile == DEFAULT else f"results/{profile}/metrics.csv"
 
 
 def verdict(committed: pd.DataFrame, here: pd.DataFrame) -> tuple[bool, str]:
@@ -63,10 +57,13 @@ def verdict(committed: pd.DataFrame, here: pd.DataFrame) -> tuple[bool, str]:
     return False, f"not reproduced: {beyond}, most of all {where}"
 
 
-def main(profile: str = DEFAULT) -> int:
-    """Print the verdict in one line; 0 reproduced, 1 not, 2 nothing to compare."""
-    path = metrics_of(profile)
-    command = "make repro" if profile == DEFAULT else f"make repro PROFILE={profile}"
+def main(profile: str | None = None) -> int:
+    """Print the verdict in one line; 0 reproduced, 1 not, 2 nothing to compare.
+
+    profile : of a run by `make repro PROFILE=...`; None: the run in results/ itself
+    """
+    path = f"results/{profile}/metrics.csv" if profile else "results/metrics.csv"
+    command = f"make repro PROFILE={profile}" if profile else "make repro"
     try:
         here = pd.read_csv(root() / path)
     except FileNotFoundError:

@@ -161,7 +161,7 @@ def _train_affinenet(training: NotebookTraining, pairs: Path, limits: dict) -> f
 
 
 def _train_and_measure(job: _Job, pairs: Path, split: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Returns rows of metrics, and the learning curves of both networks (`_curves`)."""
+    """Returns rows of metrics, and the learning curves of both networks (`_curve`)."""
     deformnet, seconds = None, float("nan")
     if job.deform_training is not None:
         job.deform_training.train()

@@ -5,6 +5,7 @@ import SimpleITK as sitk
 
 from mine_reg.images.geometry import same_grid
 
+LUNGS_L = (0.5, 12.0)  # litres of both lungs, from a child's, or a crop, to the largest there are
 _ROUNDING = 1e-3  # of labels that were stored as fractions, e.g. 255 * (1 / 255)
 _MOST_LABELS = 40  # lungs, lobes, segments, airways; with more it is an image, or probabilities in percent
 _MOST_VOXELS = 0.9  # that lungs can fill of a scan, however tightly cropped

@@ -1,5 +1,7 @@
 """Whether a registration can be believed, from what can be known without the truth."""
 
+from mine_reg.images.masks import LUNGS_L
+
 TRUSTED, DOUBTFUL, FAILED = VERDICTS = ("trusted", "doubtful", "failed")
 
 # what doubts rest on, chosen on pairs of known truth, many of them made to fail: benchmarks/verdict.py
@@ -9,7 +11,6 @@ _LUNG_OVERLAP = (0.80, 0.65)  # DSC of the regions where both images show someth
 _FOLDING_PERCENT = (0.1, 1.0)
 _OVERLAP = (0.5, 0.3)  # share of the fixed region that the moving image shows
 _SAME = 0.9  # agreement of images that are one and the same, or nearly
-_LUNGS_L = (0.5, 12.0)  # litres of both lungs, from an infant's breath out, or a crop, to the largest there are
 _START_MM = 30.0  # a shift that is worth a word
 
 
@@ -35,7 +36,7 @@ def verdict(report: dict) -> tuple[str, list[str]]:
         sentence = f"without lungs in the {' and '.join(without)} image nothing tells whether lungs were registered"
         found.append((1, sentence))
     for role, litres in report["lungs_l"].items():
-        if litres is not None and not _LUNGS_L[0] <= litres <= _LUNGS_L[1]:
+        if litres is not None and not LUNGS_L[0] <= litres <= LUNGS_L[1]:
             sentence = f"the lungs of the {role} image have {litres:.3g} litres; check the size of its voxels"
             found.append((1, sentence))
     worst = max((level for level, _ in found), default=0)

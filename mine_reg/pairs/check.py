@@ -12,6 +12,7 @@ from tqdm import tqdm
 from mine_reg.images.ct import AIR_HU, LUNGS_HU, blood_hu, read_clipped, read_mask
 from mine_reg.images.geometry import points_to_voxels
 from mine_reg.images.itk_state import no_itk_warnings, one_itk_thread
+from mine_reg.images.masks import LUNGS_L
 from mine_reg.images.padding import doubt_about_values
 from mine_reg.images.point_doubts import doubts_about_points
 from mine_reg.images.points import read_point_pair, read_points
@@ -30,7 +31,6 @@ COLUMNS = (
     "tre_mm",
 )
 FEW_SLICES = 10
-LUNGS_L = (0.5, 12.0)  # litres
 NATIVE_HU, CONTRAST_HU = 90, 130
 LITTLE_OVERLAP = 0.1  # DSC
 
