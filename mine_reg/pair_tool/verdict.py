@@ -10,7 +10,7 @@ _AGREEMENT = (0.32, 0.18)  # share of mutual information in the entropy: doubtfu
 _LUNG_OVERLAP = (0.80, 0.65)  # DSC of the regions where both images show something: doubtful, failed
 _FOLDING_PERCENT = (0.1, 1.0)
 _OVERLAP = (0.5, 0.3)  # share of the fixed region that the moving image shows
-_SAME = 0.9  # agreement of images that are one and the same, or nearly
+_SAME = 0.65  # agreement of one image twice, with noise between; other pairs reach 0.55: benchmarks/hard_pairs.py
 _START_MM = 30.0  # a shift that is worth a word
 
 
