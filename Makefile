@@ -73,7 +73,7 @@ check: $(READY) ## rules of style, and the direction of imports
 	lint-imports
 
 test: check ## run every test, two files at a time, among them the whole study in the smoke profile
-	python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 25
 
 test-fast: check ## run the tests that take no more than seconds
 	python -m pytest -n 2 --dist loadfile -m "not slow and not pipeline"
