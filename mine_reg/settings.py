@@ -12,61 +12,36 @@ from types import SimpleNamespace
 
 from ruamel.yaml import YAML, YAMLError
 
+from mine_reg.setting_values import NAMES, OF_A_NETWORK, check_value
+
 PARAMS = "params.yaml"
 LOSSES = ("miregnet", "midiceregnet")
 SOURCES = ("phantom", "simulate", "manifest")
 CHOICES = {"source": SOURCES, "loss": LOSSES}  # what other names can be is said where they are used
 
-_BOTH_NETWORKS = """lambda_mine lambda_dice similarity bound centring descriptor channels passes region_mm
-    statistic_width learning_rate statistic_learning_rate weight_decay warmup_steps
-    gradient_clip flip_axes training_subjects patience diagnose_every accelerator devices nodes
-    precision epochs batch_size samples shift_voxels validate_every in_memory loader_workers"""
-# every number that there is, by section; params.yaml gives each in its section or in the profile
-NAMES = {
-    section: tuple(names.split())
-    for section, names in {
-        "data": "source manifest scans workers device pairs",
-        "preprocess": "window_hu start workers size spacing_mm split",
-        "estimator": "dimensions correlations batch learning_rate width bins shifts_voxels steps",
-        "train": "workers",
-        "affinenet": f"{_BOTH_NETWORKS} pooling last_norm coordinates largest_size random_affine",
-        "deformnet": f"{_BOTH_NETWORKS} mu local_contrast first_stride smoothing partial_affine",
-        "experiments": "workers scheduler",
-        "ablation": "affinenet deformnet budget",
-        "sweep": "training_subjects mu lambda_dice budget",
-        "table2": "similarities trials training_subjects folding_percent seeds cases margin_mm accuracy_mm budget",
-        "seeds": "seeds",
-        "as_published": "seeds affinenet deformnet tv budget",
-        "ants": "transform threads workers iterations long_iterations",
-        "evaluate": "device recovery",
-        "statistics": "alpha",
-        "figures": "pair planes window_hu difference_hu dpi",
-    }.items()
-}
 PER_RUN = {"affinenet": {"loss": LOSSES[0]}, "deformnet": {"loss": LOSSES[0]}}  # chosen for a run, not in params.yaml
-_OF_A_NETWORK = tuple(dict.fromkeys((*NAMES["affinenet"], *NAMES["deformnet"], "loss")))
 _AFFINE = ("degrees", "translation", "scale")
 # names inside of values, by their place; * stands for any name
 INNER_NAMES = {
     "preprocess.split": ("train", "validation", "test"),
     "affinenet.random_affine": _AFFINE,
     "evaluate.recovery": _AFFINE,
-    "ablation.affinenet.*": _OF_A_NETWORK,
-    "ablation.deformnet.*": _OF_A_NETWORK,
+    "ablation.affinenet.*": tuple(OF_A_NETWORK),
+    "ablation.deformnet.*": tuple(OF_A_NETWORK),
     "ablation.budget": ("affinenet", "deformnet"),
-    "ablation.budget.*": _OF_A_NETWORK,
+    "ablation.budget.*": tuple(OF_A_NETWORK),
     "sweep.budget": NAMES["deformnet"],
-    "table2.similarities.*": _OF_A_NETWORK,
+    "table2.similarities.*": tuple(OF_A_NETWORK),
     "table2.trials.*": NAMES["deformnet"],
     "table2.seeds": LOSSES,
     "table2.cases": ("none", "inverted"),
     "table2.cases.*": LOSSES,
     "table2.budget": ("affinenet", "deformnet", "trial"),
-    "table2.budget.*": _OF_A_NETWORK,
+    "table2.budget.*": tuple(OF_A_NETWORK),
     "as_published.affinenet": NAMES["affinenet"],
     "as_published.deformnet": NAMES["deformnet"],
     "as_published.budget": ("affinenet", "deformnet"),
-    "as_published.budget.*": _OF_A_NETWORK,
+    "as_published.budget.*": tuple(OF_A_NETWORK),
 }
 
 
@@ -89,8 +64,9 @@ def settings(section: str, profile: str | None = None, **overrides) -> SimpleNam
     profile : name under ``profiles``; None means the file's ``profile``
     overrides : replace single values; None keeps the file's value
 
-    The result also holds ``profile`` and ``seed``. Raises ValueError, with the nearest right name, for a name that the
-    study does not know: in ``overrides``, anywhere in params.yaml, or passed to the notebook by papermill.
+    The result also holds ``profile`` and ``seed``. Raises ValueError, one sentence, for a name that the study does not
+    know, with the nearest right one, and for a value that is not of its type or range (see `setting_values.TYPES`): in
+    ``overrides``, anywhere in params.yaml, or passed to the notebook by papermill.
     """
     check_papermill_names()
     params = read_params(root() / PARAMS)
@@ -101,13 +77,15 @@ def settings(section: str, profile: str | None = None, **overrides) -> SimpleNam
     values = {"seed": params["seed"], **PER_RUN.get(section, {}), **(params.get(section) or {}), **own}
     for name in overrides:
         _check_name(name, ("seed", *PER_RUN.get(section, {}), *NAMES[section]), "setting", section)
-    values.update({name: value for name, value in overrides.items() if value is not None})
+    given = {name: value for name, value in overrides.items() if value is not None}
+    values.update(given)
     missing = [name for name in NAMES[section] if name not in values]
     if missing:
         raise ValueError(f"{PARAMS} lacks {', '.join(f'{section}.{name}' for name in missing)} (profile {profile})")
     for name, known in CHOICES.items():
         if name in values and values[name] not in known:
             raise ValueError(f"unknown {name} {values[name]!r} for {section}; choose from {', '.join(known)}")
+    _check_values(section, given, section)
     return SimpleNamespace(profile=profile, **values)
 
 
@@ -123,6 +101,9 @@ def read_params(path: Path) -> dict:
     if not isinstance(params, dict) or not isinstance(params.get("profiles"), dict):
         raise ValueError(f"{path.name} holds no `profiles`; take the file of the repository")
     _check_names(params, ("profile", "seed", *NAMES, "profiles"), "", path.name)
+    if missing := [name for name in ("profile", "seed") if name not in params]:
+        raise ValueError(f"{path.name} lacks {' and '.join(missing)}; take the line of the repository's")
+    check_value(params["seed"], None, "seed", f"{path.name}, seed")
     for profile, contents in params["profiles"].items():
         _check_names(contents or {}, tuple(NAMES), f"profiles.{profile}", path.name)
         for section, values in (contents or {}).items():
@@ -134,27 +115,46 @@ def read_params(path: Path) -> dict:
 
 def _check_section(section: str, values: dict | None, where: str, file: str) -> None:
     _check_names({} if values is None else values, NAMES[section], where, file)
+    _check_values(section, values or {}, where, file)
+
+
+def _check_values(section: str, values: dict, where: str, file: str = "") -> None:
     for place, known in INNER_NAMES.items():
         if place.split(".")[0] == section:
             _check_inner(values, place.split(".")[1:], known, where, file)
+    for name, value in values.items():
+        check_value(value, section, name, _place(file, f"{where}.{name}"))
 
 
 def _check_inner(values, path: list[str], known: tuple, where: str, file: str) -> None:
     if not path:
         if values is not None:
             _check_names(values, known, where, file)
+            _check_changes(values, where, file)
         return
     first, *rest = path
-    for name, value in (values or {}).items():
+    for name, value in (values if isinstance(values, dict) else {}).items():
         if first in ("*", name):
             _check_inner(value, rest, known, f"{where}.{name}", file)
 
 
+def _check_changes(values: dict, where: str, file: str) -> None:
+    """Settings of a network among ``values``, or lists of such that are tried in turn."""
+    for name in OF_A_NETWORK.keys() & values.keys():
+        tried = ".trials." in where and isinstance(values[name], list)
+        for value in values[name] if tried else [values[name]]:
+            check_value(value, None, name, _place(file, f"{where}.{name}"))
+
+
 def _check_names(values, known: tuple, where: str, file: str) -> None:
     if not isinstance(values, dict):
-        raise ValueError(f"{file}, {where}: give NAME: VALUE pairs, not {values!r}")
+        raise ValueError(f"{_place(file, where)}: give NAME: VALUE pairs, not {values!r}")
     for name in values:
-        _check_name(name, known, "name", f"{file}{', ' if where else ''}{where}")
+        _check_name(name, known, "name", _place(file, where))
+
+
+def _place(file: str, where: str) -> str:
+    return ", ".join(part for part in (file, where) if part)
 
 
 def _check_name(name: str, known: tuple, kind: str, where: str) -> None:

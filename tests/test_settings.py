@@ -1,7 +1,9 @@
 """Settings: what overrides what, and one clear sentence for every name that does not exist."""
 
+import math
 import shutil
 
+import numpy as np
 import pytest
 
 from mine_reg.settings import NAMES, input_path, output_folder, root, settings
@@ -80,6 +82,79 @@ def test_a_wrong_name_anywhere_in_params_yaml_is_an_error(study, old, new, words
         settings("ants")  # whatever section is asked for
     message = str(error.value)
     assert all(word in message for word in words) and "\n" not in message
+
+
+SENSELESS = [
+    ("affinenet", {"last_norm": "false"}, ["affinenet.last_norm", "boolean, not 'false'", "True or False"]),
+    ("deformnet", {"in_memory": 1}, ["deformnet.in_memory", "boolean, not 1"]),
+    ("affinenet", {"learning_rate": -1e-3}, ["affinenet.learning_rate", "greater than 0"]),
+    ("affinenet", {"statistic_learning_rate": math.nan}, ["affinenet.statistic_learning_rate", "finite"]),
+    ("deformnet", {"learning_rate": "1e-3"}, ["deformnet.learning_rate", "number, not '1e-3'"]),
+    ("deformnet", {"mu": math.inf}, ["deformnet.mu", "finite"]),
+    ("deformnet", {"region_mm": math.nan}, ["deformnet.region_mm", "not nan"]),
+    ("deformnet", {"samples": 1}, ["deformnet.samples", "equal to 2, not 1"]),
+    ("deformnet", {"samples": "all"}, ["deformnet.samples", "integer, not 'all'"]),
+    ("deformnet", {"passes": 2.5}, ["deformnet.passes", "integer, not 2.5"]),
+    ("deformnet", {"partial_affine": 5}, ["deformnet.partial_affine", "equal to 1, not 5"]),
+    ("deformnet", {"flip_axes": [0, 3]}, ["deformnet.flip_axes.1", "equal to 2, not 3"]),
+    ("deformnet", {"channels": []}, ["deformnet.channels", "at least 1 item"]),
+    ("affinenet", {"epochs": 0}, ["affinenet.epochs", "equal to 1, not 0"]),
+    ("affinenet", {"epochs": True}, ["affinenet.epochs", "integer, not True"]),
+    ("affinenet", {"random_affine": {"degrees": 5}}, ["affinenet.random_affine.", "is missing"]),
+    ("affinenet", {"random_affine": {"degrees:5": None}}, ["'degrees:5' in affinenet.random_affine", "'degrees'?"]),
+    ("affinenet", {"seed": None, "loss": None, "largest_size": 0}, ["affinenet.largest_size", "not 0"]),
+    ("data", {"workers": 0}, ["data.workers", "-1 for all cores"]),
+    ("data", {"device": "gpu"}, ["data.device", "cpu, cuda"]),
+    ("preprocess", {"size": [64, 64]}, ["preprocess.size", "at least 3 items"]),
+    ("preprocess", {"window_hu": [500, -1000]}, ["preprocess.window_hu", "lower end comes first"]),
+    ("preprocess", {"split": {"train": 5, "validation": 0, "test": 2}}, ["preprocess.split.validation", "not 0"]),
+    ("preprocess", {"split": {"train": 5, "validation": 1}}, ["preprocess.split.test is missing"]),
+    ("estimator", {"correlations": [0.5, 1.0]}, ["estimator.correlations.1", "less than 1"]),
+    ("ants", {"iterations": 40}, ["ants.iterations", "list, not 40"]),
+    ("evaluate", {"recovery": {"degrees": math.nan, "translation": 0.1, "scale": 0.1}}, ["recovery.degrees", "finite"]),
+    ("statistics", {"alpha": 0.95}, ["statistics.alpha", "less than 0.5"]),
+    ("figures", {"planes": ["Axial"]}, ["figures.planes.0", "'coronal'", "not 'Axial'"]),
+    ("figures", {"pair": 7}, ["figures.pair", "not 7", "-r passes as text"]),
+    ("seeds", {"seeds": [1, 2, 1]}, ["seeds.seeds", "counts twice"]),
+    ("sweep", {"budget": {"epochs": 0}}, ["sweep.budget.epochs", "not 0"]),
+    ("table2", {"trials": {"MINE": {"mu": [5, "x"]}}}, ["table2.trials.MINE.mu", "number, not 'x'"]),
+]
+
+
+@pytest.mark.parametrize("section, given, words", SENSELESS, ids=[f"{s}.{'.'.join(g)}" for s, g, _ in SENSELESS])
+def test_a_senseless_value_is_named_in_one_sentence(study, section, given, words):
+    with pytest.raises(ValueError) as error:
+        settings(section, profile="smoke", **given)
+    message = str(error.value)
+    assert all(word in message for word in words) and "\n" not in message
+
+
+@pytest.mark.parametrize(
+    "old, new, words",
+    [
+        ("seed: 2019", "seed: null", ["params.yaml, seed", "not None"]),
+        ("seed: 2019", "", ["params.yaml lacks seed"]),
+        ("last_norm: true", "last_norm: no", ["params.yaml, affinenet.last_norm", "not 'no'"]),
+        ("alpha: 0.05", "alpha: 5%", ["params.yaml, statistics.alpha", "not '5%'"]),
+        ("{pooling: average}", "{passes: 0}", ["params.yaml, ablation.affinenet.average pooling.passes", "not 0"]),
+        ("mu: [2.0, 4.0, 8.0", "mu: [2.0, -4.0, 8.0", ["params.yaml, table2.trials.Parzen MI.mu", "not -4.0"]),
+        ("spacing_mm: 10.0", "spacing_mm: 0", ["params.yaml, profiles.smoke.preprocess.spacing_mm", "not 0"]),
+    ],
+)
+def test_a_senseless_value_anywhere_in_params_yaml_is_an_error(study, old, new, words):
+    edit(study, old, new)
+    with pytest.raises(ValueError) as error:
+        settings("ants")  # whatever section is asked for
+    message = str(error.value)
+    assert all(word in message for word in words) and "\n" not in message
+
+
+def test_values_stay_as_they_were_given(study):
+    """What a training is made from decides whether it is kept: 25 and 25.0 are not to become one."""
+    given = settings("deformnet", mu=25, samples=math.inf, region_mm=15, devices="auto", patience=None)
+    assert isinstance(given.mu, int) and isinstance(given.region_mm, int) and given.samples == math.inf
+    assert settings("deformnet", training_subjects=np.int64(3)).training_subjects == 3
+    assert settings("preprocess", size=(32, 32, 32)).size == (32, 32, 32)
 
 
 def test_a_number_that_is_missing_is_named(study):
