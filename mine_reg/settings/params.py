@@ -1,20 +1,18 @@
-"""Where the study lives and which numbers it uses: root folder, settings of a section, output folders.
+"""Which numbers the study uses: the settings of a section of ``params.yaml``, by profile, with what is given for a run.
 
-Every notebook starts here. A value of ``None`` in a notebook's parameter cell means "the value in params.yaml"; any
-other value, typed by hand or passed with ``papermill -p``, replaces it for that run.
+A value of ``None`` in a notebook's parameter cell means "the value in params.yaml"; any other value, typed by hand or
+passed with ``papermill -p``, replaces it for that run.
 """
 
-import ast
-import sys
-from difflib import get_close_matches
 from pathlib import Path
 from types import SimpleNamespace
 
 from ruamel.yaml import YAML, YAMLError
 
-from mine_reg.setting_values import NAMES, OF_A_NETWORK, check_value
+from mine_reg.settings.names import check_name, check_papermill_names
+from mine_reg.settings.places import PARAMS, root
+from mine_reg.settings.values import NAMES, OF_A_NETWORK, check_value
 
-PARAMS = "params.yaml"
 LOSSES = ("miregnet", "midiceregnet")
 SOURCES = ("phantom", "simulate", "manifest")
 CHOICES = {"source": SOURCES, "loss": LOSSES}  # what other names can be is said where they are used
@@ -45,18 +43,6 @@ INNER_NAMES = {
 }
 
 
-def root() -> Path:
-    """The folder that holds ``params.yaml``: the working directory or the nearest one above it.
-
-    Raises FileNotFoundError outside a checkout of the study.
-    """
-    here = Path.cwd()
-    for folder in (here, *here.parents):
-        if (folder / PARAMS).is_file() and (folder / "dvc.yaml").is_file():
-            return folder
-    raise FileNotFoundError(f"no {PARAMS} and dvc.yaml in {here} or above it; start inside a clone of the study")
-
-
 def settings(section: str, profile: str | None = None, **overrides) -> SimpleNamespace:
     """The numbers of one section of ``params.yaml`` under the chosen profile, with ``overrides`` on top.
 
@@ -71,12 +57,12 @@ def settings(section: str, profile: str | None = None, **overrides) -> SimpleNam
     check_papermill_names()
     params = read_params(root() / PARAMS)
     profile = profile or params["profile"]
-    _check_name(profile, tuple(params["profiles"]), "profile", f"{PARAMS} or a parameter")
-    _check_name(section, tuple(NAMES), "section", "a call of settings")
+    check_name(profile, tuple(params["profiles"]), "profile", f"{PARAMS} or a parameter")
+    check_name(section, tuple(NAMES), "section", "a call of settings")
     own = params["profiles"][profile].get(section) or {}
     values = {"seed": params["seed"], **PER_RUN.get(section, {}), **(params.get(section) or {}), **own}
     for name in overrides:
-        _check_name(name, ("seed", *PER_RUN.get(section, {}), *NAMES[section]), "setting", section)
+        check_name(name, ("seed", *PER_RUN.get(section, {}), *NAMES[section]), "setting", section)
     given = {name: value for name, value in overrides.items() if value is not None}
     values.update(given)
     missing = [name for name in NAMES[section] if name not in values]
@@ -150,68 +136,8 @@ def _check_names(values, known: tuple, where: str, file: str) -> None:
     if not isinstance(values, dict):
         raise ValueError(f"{_place(file, where)}: give NAME: VALUE pairs, not {values!r}")
     for name in values:
-        _check_name(name, known, "name", _place(file, where))
+        check_name(name, known, "name", _place(file, where))
 
 
 def _place(file: str, where: str) -> str:
     return ", ".join(part for part in (file, where) if part)
-
-
-def _check_name(name: str, known: tuple, kind: str, where: str) -> None:
-    if name in known:
-        return
-    near = get_close_matches(str(name), known, n=1, cutoff=0.5)
-    advice = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(known)}"
-    raise ValueError(f"unknown {kind} {name!r} in {where}; {advice}")
-
-
-def output_folder(name: str, out: str | Path | None = None) -> Path:
-    """The folder a notebook writes to, made if needed: ``out`` (relative to the root), or ``scratch/<name>`` when None.
-
-    The default keeps a run by hand away from the official results; only the pipeline passes the official folder.
-    """
-    folder = root() / (out if out is not None else Path("scratch") / name)
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-def input_path(official: str, given: str | Path | None = None) -> Path:
-    """An input of a notebook: ``given``, or the pipeline's own ``official`` path, both relative to the root.
-
-    Raises FileNotFoundError that says how to make a missing official input.
-    """
-    path = root() / (given if given is not None else official)
-    if path.exists():
-        return path
-    hint = "check the path"
-    if given is None:
-        hint = f"run `make repro` (or `dvc repro`) first, or pass another path; {official} is made by the pipeline"
-    raise FileNotFoundError(f"{path} does not exist: {hint}")
-
-
-def check_papermill_names() -> None:
-    """Raise ValueError for a ``papermill -p`` name that the running notebook does not have.
-
-    Papermill itself only logs a warning, and a sweep over nothing is worse than an error. It writes the values that it
-    was given into a cell of its own, behind the cell that declares the parameters.
-    """
-    if "IPython" not in sys.modules:
-        return
-    shell = sys.modules["IPython"].get_ipython()
-    cells = shell.history_manager.input_hist_parsed if shell is not None else []
-    injected = next((number for number, cell in enumerate(cells) if cell.startswith("# Parameters\n")), None)
-    if injected is None:
-        return
-    declared = tuple(sorted({name for cell in cells[:injected] for name in assigned(cell)}))
-    for name in sorted(assigned(cells[injected])):
-        _check_name(name, declared, "parameter", "papermill -p")
-
-
-def assigned(source: str) -> set[str]:
-    """Names that Python source assigns to at its top level."""
-    try:
-        nodes = ast.parse(source).body
-    except SyntaxError:  # a cell with IPython magics declares no parameters
-        return set()
-    targets = (target for node in nodes if isinstance(node, ast.Assign) for target in node.targets)
-    return {target.id for target in targets if isinstance(target, ast.Name)}
