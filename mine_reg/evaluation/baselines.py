@@ -32,6 +32,7 @@ from tqdm import tqdm
 from mine_reg.storage.results import MARK, code, digest, is_complete, keep
 
 AFFINE, WARP = "0GenericAffine.mat", "1Warp.nii.gz"  # ANTs' own names; a fixed point goes through WARP, then AFFINE
+MADE_FROM = "contents"  # column of preprocessed.read_pairs, which ANTs' processes do without
 COLUMNS = ("pair_id", "method", "device", "seconds", "error")
 # by name: whether the longer schedule, and whether lung masks
 ANTSPY_METHODS = {"ants": (False, False), "ants_long": (True, False), "ants_masked": (False, True)}
@@ -136,8 +137,10 @@ def run_ants_on_pairs(
     def gather(made: Path) -> None:
         for pair_id in set(jobs) - set(errors):
             shutil.copytree(work / jobs[pair_id][-1], made / pair_id, ignore=shutil.ignore_patterns("run.json", MARK))
-        command = {"command": next(iter(reports.values()))["command"]}
-        (made / "settings.json").write_text(json.dumps(settings | command, indent=2) + "\n")
+        about = {"command": next(iter(reports.values()))["command"]}
+        if MADE_FROM in pairs:
+            about[MADE_FROM] = dict(pairs[["pair_id", MADE_FROM]].itertuples(index=False))
+        (made / "settings.json").write_text(json.dumps(settings | about, indent=2) + "\n")
 
     finished = {pair_id: work / key / "run.json" for pair_id, (*_, key) in jobs.items() if pair_id not in errors}
     reports = {pair_id: json.loads(path.read_text()) for pair_id, path in finished.items()}
@@ -149,6 +152,16 @@ def run_ants_on_pairs(
         for pair_id in jobs
     ]
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def refuse_other_pairs(folder: str | Path, pairs: pd.DataFrame) -> None:
+    """Raise ValueError when the transforms in ``folder`` are of other images than ``pairs``, a table of ``read_pairs``,
+    though of the same ids."""
+    path = Path(folder) / "settings.json"
+    made_from = json.loads(path.read_text(encoding="utf-8")).get(MADE_FROM, {}) if path.is_file() else {}
+    for pair_id, contents in pairs[["pair_id", MADE_FROM]].itertuples(index=False):
+        if made_from.get(pair_id, contents) != contents:
+            raise ValueError(f"{folder}/{pair_id} was made from other images; run notebook 06 on these pairs")
 
 
 def ants_displacement(folder: str | Path, image, affine_only: bool = False):

@@ -36,8 +36,11 @@ def table1(metrics: pd.DataFrame, runtime: pd.DataFrame, tests: pd.DataFrame) ->
     paper_best. ``best`` marks the best mean of ANTs, MIRegNet and MIDiceRegNet (several at a tie), ``stars`` the paired
     t-test of the best against that method, both for measures of accuracy alone. What the run or the paper does not have
     is NaN.
-    The paper's five rows come first, then further methods of the run.
+    The paper's five rows come first, then further methods of the run. Raises ValueError for runtimes of pairs that
+    metrics lack.
     """
+    if others := sorted(set(runtime["pair_id"]) - set(metrics["pair_id"])):
+        raise ValueError(f"the runtimes are of other pairs than the metrics, e.g. {others[0]}; take both of one run")
     key = ["pair_id", "method"]
     measured = [metrics.melt(key, METRICS, "metric"), runtime.melt(key, [SECONDS], "metric")]
     with np.errstate(invalid="ignore"):  # the SD of an infinite distance is NaN
@@ -59,9 +62,10 @@ def table1(metrics: pd.DataFrame, runtime: pd.DataFrame, tests: pd.DataFrame) ->
 def layout(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The printed form of `table1`: the paper's five rows, a column for the paper and one for this run per quantity.
 
-    Returns the cells as plain text, mean ± SD and the stars behind, and which of them are the best. Columns are
-    two-level.
+    Returns the cells as plain text, mean ± SD and the stars behind, with n where it is of fewer pairs than others, and
+    which of them are the best. Columns are two-level.
     """
+    most = _pairs(table)
     columns = [(metric, side) for metric in ("dsc", "asd_mm", "hd_mm", SECONDS) for side in ("paper", "this run")]
     columns += [(metric, "this run") for metric in ("tre_mm", "hd95_mm", "folding_percent", "sd_log_jacobian")]
     cells, best = {}, {}
@@ -70,6 +74,9 @@ def layout(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
         rows = table[table["metric"] == metric].set_index("method").loc[list(ROWS)]
         numbers = rows[[f"{prefix}mean", f"{prefix}sd", f"{prefix}stars"]].itertuples(index=False)
         cells[column] = [f"{_mean_sd(mean, sd, metric)} {marks}".rstrip() for mean, sd, marks in numbers]
+        if side != "paper":
+            fewer = [f" (n = {n})" if 0 < n < most else "" for n in rows["n"]]
+            cells[column] = [cell + n for cell, n in zip(cells[column], fewer, strict=True)]
         best[column] = rows[f"{prefix}best"].to_numpy()
     names = [METHODS[method] for method in ROWS]
     return pd.DataFrame(cells, index=names), pd.DataFrame(best, index=names)
@@ -79,15 +86,21 @@ def caption(table: pd.DataFrame, runtime: pd.DataFrame, profile: str, source: st
     """What a reader needs to judge the table: number of pairs, profile, data, devices, definitions."""
     devices = runtime.groupby("device", sort=False)["method"].unique()
     timed = "; ".join(f"{', '.join(METHODS[m] for m in names)} on {device}" for device, names in devices.items())
+    fewer = table["n"].between(1, _pairs(table) - 1).any()
     return (
-        f"Results of the registration: mean ± SD over {table.loc[table['metric'] != SECONDS, 'n'].max()} test pairs "
+        f"Results of the registration: mean ± SD over {_pairs(table)} test pairs "
         f"(profile {profile}, data: {source}) beside the paper's (30 private CT pairs). Bold: the best "
         "of ANTs, MIRegNet and MIDiceRegNet in accuracy; paired t-test of the best against the other two: "
         "* p < 0.05, ** p < 0.01, *** p < 0.001. "
         "DSC, ASD (symmetric mean surface distance), HD and HD95 of the lung masks; TRE at corresponding points; "
         "folding: voxels with Jacobian determinant J ≤ 0. "
         f"Runtime per pair: {timed or 'not measured'}."
+        + (" Some pairs lack a result: n says of how many a mean is; tests are over the common ones." if fewer else "")
     )
+
+
+def _pairs(table: pd.DataFrame) -> int:
+    return table.loc[table["metric"] != SECONDS, "n"].max()
 
 
 def markdown(table: pd.DataFrame, text: str) -> str:

@@ -18,6 +18,9 @@ from mine_reg.images.point_doubts import doubts_about_points
 from mine_reg.images.points import read_point_pair, read_points
 from mine_reg.images.reading import read_image
 from mine_reg.pairs.manifest import IMAGES, POINTS, ManifestError, exists, read_manifest
+from mine_reg.pairs.mask_doubts import dice, doubts_about_masks
+from mine_reg.pairs.point_places import doubts_about_places
+from mine_reg.pairs.subjects import doubts_about_people
 from mine_reg.storage.sentences import one_sentence
 
 PAIR = IMAGES[:2]
@@ -58,6 +61,8 @@ def check_manifest(path: str | Path, workers: int = -1) -> tuple[pd.DataFrame, l
     remarks += [str(warning.message) for warning in caught]
     if manifest is None:
         manifest = pd.DataFrame()
+    if {"subject_id", "split"} <= set(manifest):
+        remarks += doubts_about_people(manifest, PAIR)
     rows = manifest.to_dict("records")
     jobs = (joblib.delayed(_examined)(row) for row in rows)
     found = joblib.Parallel(n_jobs=workers, return_as="generator")(jobs)
@@ -69,6 +74,15 @@ def check_manifest(path: str | Path, workers: int = -1) -> tuple[pd.DataFrame, l
         remarks += [f"{where}: {sentence}" for sentence in row_remarks]
     table = pd.DataFrame([values for values, *_ in found], columns=COLUMNS)
     return table.astype(dict.fromkeys(("points", "fixed_inside", "moving_inside"), "Int64")), problems, remarks
+
+
+def require_usable(path: str | Path, workers: int = -1) -> None:
+    """For a stage of the study: print the warnings of `check_manifest`, and raise ManifestError with its problems."""
+    _, problems, remarks = check_manifest(path, workers)
+    for sentence in remarks:
+        print(f"Warning: {sentence}")
+    if problems:
+        raise ManifestError(Path(path), problems)
 
 
 @one_itk_thread
@@ -98,23 +112,28 @@ def _examined(row: dict) -> tuple[dict, list[str], list[str]]:
             attempt(read_image, row[name])
     masks = {name: mask for name, mask in masks.items() if mask is not None}
 
+    in_hu = {}
     for name, image in images.items():
-        is_ct = attempt(read_clipped, row[name], image) is not None
-        _look_at_image(row, name, image, masks.get(f"{name}_mask"), is_ct, values, remarks)
+        clipped = attempt(read_clipped, row[name], image)
+        if _look_at_image(row, name, image, masks.get(f"{name}_mask"), clipped is not None, values, remarks):
+            in_hu[name] = clipped
     if len(images) == 2:
         _compare(row, images, masks, values, remarks)
+    if len(in_hu) == 2 and {"fixed_mask", "moving_mask"} <= set(masks):
+        remarks += [f"{row['fixed_mask']}, {row['moving_mask']}: {said}" for said in doubts_about_masks(in_hu, masks)]
     if all(map(given, POINTS)):
         points = attempt(read_point_pair, row)
         if points is not None:
-            _look_at_points(row, images, points, values, problems, remarks)
+            _look_at_points(row, images, masks, points, values, problems, remarks)
     else:
         for name in filter(given, POINTS):
             attempt(read_points, row[name])
     return values, problems, remarks
 
 
-def _look_at_image(row, name, image, mask, is_ct, values, remarks) -> None:
-    """Size, spacing and intensities of image ``name``, and what its mask marks, if it has one."""
+def _look_at_image(row, name, image, mask, is_ct, values, remarks) -> bool:
+    """Size, spacing and intensities of image ``name``, and what its mask marks, if it has one; returns whether it looks
+    like a CT in HU."""
     array = sitk.GetArrayViewFromImage(image)
     values[f"{name}_size"] = "x".join(map(str, image.GetSize()))
     values[f"{name}_spacing_mm"] = "x".join(f"{value:.3g}" for value in image.GetSpacing())
@@ -126,6 +145,7 @@ def _look_at_image(row, name, image, mask, is_ct, values, remarks) -> None:
         remarks.append(f"{row[name]} {odd}")
     if mask is not None:
         _look_at_lungs(row, name, array, mask, is_ct and not odd, values, remarks)
+    return is_ct and not odd
 
 
 def _look_at_lungs(row, name, array, mask, is_ct, values, remarks) -> None:
@@ -160,8 +180,14 @@ def _compare(row, images, masks, values, remarks) -> None:
             f"fixed_mask {row['fixed_mask']} and moving_mask {row['moving_mask']} are the same, though the images "
             "differ; give each image its own"
         )
+    second = masks.get("fixed_mask_observer2")
+    if second is not None and _equal(fixed_mask, second):
+        remarks.append(
+            f"fixed_mask {row['fixed_mask']} and fixed_mask_observer2 {row['fixed_mask_observer2']} are the same, and "
+            "Inter Observer would compare one mask with itself; leave the second out"
+        )
     moved = sitk.Resample(moving_mask, fixed_mask, sitk.Transform(), sitk.sitkNearestNeighbor, 0)
-    values["dsc"] = _dice(*(sitk.GetArrayViewFromImage(mask) > 0.5 for mask in (fixed_mask, moved)))
+    values["dsc"] = dice(*(sitk.GetArrayViewFromImage(mask) > 0.5 for mask in (fixed_mask, moved)))
     if values["dsc"] < LITTLE_OVERLAP:
         remarks.append(
             f"the lungs of fixed and moving hardly overlap at the start (DSC {values['dsc']:.2f}); set "
@@ -179,11 +205,7 @@ def _equal(a: sitk.Image, b: sitk.Image) -> bool:
     return np.array_equal(*map(sitk.GetArrayViewFromImage, (a, b)))
 
 
-def _dice(a: np.ndarray, b: np.ndarray) -> float:
-    return float(2 * (a & b).sum() / (a.sum() + b.sum()))
-
-
-def _look_at_points(row, images, points, values, problems, remarks) -> None:
+def _look_at_points(row, images, masks, points, values, problems, remarks) -> None:
     """Number of points, their mean distance, and how many lie inside their image."""
     values["points"] = len(points[0])
     values["tre_mm"] = float(np.linalg.norm(points[0] - points[1], axis=1).mean())
@@ -199,4 +221,8 @@ def _look_at_points(row, images, points, values, problems, remarks) -> None:
         elif inside < len(own):
             remarks.append(f"{path}: {len(own) - inside} of {len(own)} points lie outside {row[name]}; {advice}")
     both = " and ".join(row[name] for name in POINTS)
-    remarks += [f"{both}: {sentence}" for sentence in doubts_about_points(*points)]
+    doubts = doubts_about_points(*points)
+    if len(images) == 2 and not doubts:
+        lungs = [masks.get(f"{name}_mask") for name in PAIR]
+        doubts = doubts_about_places([images[name] for name in PAIR], None if None in lungs else lungs, points)
+    remarks += [f"{both}: {sentence}" for sentence in doubts]

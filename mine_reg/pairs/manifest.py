@@ -5,12 +5,14 @@ The columns are explained for users in data_manifests/README.md.
 
 import os
 import warnings
+from difflib import get_close_matches
 from pathlib import Path
 
 import pandas as pd
 import pandera.pandas as pa
 
 from mine_reg.images.points import POINTS
+from mine_reg.pairs.subjects import WITHOUT_SUBJECT
 from mine_reg.storage.tables import TableError, read_text_table
 from mine_reg.storage.writing import write_csv
 
@@ -60,6 +62,10 @@ def _read_table(path: Path, schema: pa.DataFrameSchema, row_name: str, columns: 
     hold paths."""
     frame, name = _read_csv(path, row_name, columns), f"{row_name}_id"
     unknown = [column for column in frame if column not in columns]
+    misspelt = {column: near for column in unknown if (near := _nearest(column, columns, frame))}
+    if misspelt:
+        found = ", ".join(f"column {column}: did you mean {near}?" for column, near in misspelt.items())
+        raise ManifestError(path, [f"{found} Rename it, so that it is read, or is not taken for a slip"], frame)
     if unknown:
         warnings.warn(
             f"{path}: unknown column {', '.join(unknown)} ignored; known are {', '.join(columns)}", stacklevel=3
@@ -75,6 +81,7 @@ def _read_table(path: Path, schema: pa.DataFrameSchema, row_name: str, columns: 
         schema.validate(frame, lazy=True)
     except pa.errors.SchemaErrors as error:
         rows, problems = map(list, zip(*_sentences(frame, error.failure_cases, row_name), strict=True))
+    frame.attrs[WITHOUT_SUBJECT] = int((frame["subject_id"] == "").sum())
     if name in frame:
         frame["subject_id"] = frame["subject_id"].where(frame["subject_id"] != "", frame[name])
     splits = frame[frame["split"] != ""].groupby("subject_id")["split"].unique()
@@ -86,6 +93,12 @@ def _read_table(path: Path, schema: pa.DataFrameSchema, row_name: str, columns: 
     if problems:
         raise ManifestError(path, problems, frame, rows + [-1] * (len(problems) - len(rows)))
     return frame[[*columns]]
+
+
+def _nearest(column: str, columns: tuple, frame: pd.DataFrame) -> str | None:
+    """The known column, not in the table, of which ``column`` is a slip; None for a name of its own."""
+    lacking = [known for known in columns if known not in frame]
+    return next(iter(get_close_matches(column.casefold(), lacking, n=1, cutoff=0.85)), None)
 
 
 def _read_csv(path: Path, row_name: str, columns: tuple) -> pd.DataFrame:
@@ -210,11 +223,38 @@ def collect_manifest(path: str | Path, folder: str | Path) -> pd.DataFrame:
     """Check a user's manifest and write it to ``folder/manifest.csv`` with absolute paths; the images stay where they
     are.
 
-    Raises ManifestError with every problem of the table, FileNotFoundError when there is none.
+    Raises ManifestError with every problem of the table, FileNotFoundError when there is none, and what
+    `write_manifest` raises.
     """
-    table = read_manifest(path)
+    table, folder = read_manifest(path), Path(folder)
+    if Path(path).resolve() == (folder / "manifest.csv").resolve():
+        raise ValueError(f"{path} is to be read and would be replaced; give another output folder")
     table = table.loc[:, (table != "").any()]
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_csv(table, folder / "manifest.csv")
+    write_manifest(table, folder)
     return table
+
+
+def write_manifest(table: pd.DataFrame, folder: Path) -> None:
+    """Write ``folder/manifest.csv``. Raises what `refuse_foreign_manifest` raises."""
+    folder.mkdir(parents=True, exist_ok=True)
+    refuse_foreign_manifest(folder)
+    write_csv(table, folder / "manifest.csv")
+
+
+def refuse_foreign_manifest(folder: Path) -> None:
+    """Raise ValueError when ``folder`` holds a manifest.csv that does not look as if the study had written it: known
+    columns alone, and paths that are absolute, or in a folder of each pair's name under the names of the columns."""
+    if not (path := folder / "manifest.csv").exists():
+        return
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        files = {column: table[column] for column in (*IMAGES, *POINTS) if column in table}
+        made_here = set(table) <= {*REQUIRED, *OPTIONAL} and all(
+            not value or Path(value).is_absolute() or Path(value).with_suffix("").with_suffix("") == Path(name, column)
+            for column, values in files.items()
+            for name, value in zip(table["pair_id"], values, strict=True)
+        )
+    except (ValueError, KeyError, OSError):
+        made_here = False
+    if not made_here:
+        raise ValueError(f"{path} was not made by the study and would be replaced; give another output folder")

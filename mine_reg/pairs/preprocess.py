@@ -6,6 +6,7 @@ centred on the fixed image. What lies outside a scan is air.
 
 import json
 import shutil
+import warnings
 from pathlib import Path
 
 import joblib
@@ -22,12 +23,14 @@ from mine_reg.images.reading import image_files
 from mine_reg.images.writing import write_image
 from mine_reg.pairs.manifest import IMAGES, OPTIONAL, POINTS, REQUIRED, SPLITS
 from mine_reg.pairs.preprocessed import LUNG_DISTANCE, MADE_FROM, SHIFT, read_pairs
+from mine_reg.pairs.subjects import doubts_about_people
 from mine_reg.storage.results import code, digest, forget, keep
 from mine_reg.storage.sentences import one_sentence
 from mine_reg.storage.writing import write_csv, write_json, write_text
 
 STARTS = ("scanner", "centre_of_mass")
 _LUNGS_MM = 4.0  # voxels on which lungs are looked for
+_LEAST_KEPT = 0.5  # of a mask or of points, on the grid
 
 
 def preprocess(
@@ -58,9 +61,10 @@ def preprocess(
     """
     settings = _checked(size, spacing_mm, window_hu, start)
     manifest = manifest.assign(split=draw_split(manifest, split, seed))
+    for sentence in doubts_about_people(manifest, IMAGES[:2]):
+        warnings.warn(sentence, stacklevel=2)
     folder = Path(folder)
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / "pairs.csv").is_file():
-        raise ValueError(f"{folder} holds files that are not preprocessed pairs; give a new or empty folder")
+    _refuse_foreign(folder, manifest)
     work = folder.with_name(f"{folder.name}.partial")
     work.mkdir(parents=True, exist_ok=True)
 
@@ -113,6 +117,17 @@ def draw_split(manifest: pd.DataFrame, counts: dict[str, int], seed: int) -> lis
     return manifest["subject_id"].map(chosen).tolist()
 
 
+def _refuse_foreign(folder: Path, manifest: pd.DataFrame) -> None:
+    """Raise ValueError for a folder with anything but preprocessed pairs, and for one that holds what is to be read."""
+    if folder.is_dir() and any(folder.iterdir()):
+        table = folder / "pairs.csv"
+        if not table.is_file() or MADE_FROM not in table.read_text(encoding="utf-8", errors="replace").split("\n")[0]:
+            raise ValueError(f"{folder} holds files that are not preprocessed pairs; give a new or empty folder")
+    for path in manifest[[*IMAGES, *POINTS]].stack():
+        if path and Path(path).resolve().is_relative_to(folder.resolve()):
+            raise ValueError(f"{path} is to be read and lies in {folder}, which is to be written; give another folder")
+
+
 def _checked(size, spacing_mm, window_hu, start) -> dict:
     size, window_hu = list(size), [float(value) for value in window_hu]
     if len(size) != 3 or any(not isinstance(n, int) or n < 2 for n in size):
@@ -158,12 +173,9 @@ def _make(row: dict, folder: Path, settings: dict) -> None:
     grid = centred_grid(centre, settings["size"], settings["spacing_mm"])
     _write_images(images, grid, settings, folder)
     for name, mask in masks.items():
+        whole = _volume(mask)
         mask = on_grid(averaged(mask, settings["spacing_mm"]), grid, 0) >= 0.5
-        if not sitk.GetArrayViewFromImage(mask).any():
-            raise ValueError(
-                f"{row[name]} has nothing inside the grid around the centre of the fixed image; check "
-                "the images' origins, or set preprocess.start to centre_of_mass"
-            )
+        _refuse_little(_volume(mask) / whole, row[name], "nothing", "of what it marks")
         write_image(mask, folder / f"{name}.nii.gz")
     if row["fixed_points"]:
         for name, points in zip(POINTS, _points(row, grid, shift), strict=True):
@@ -209,13 +221,26 @@ def _body_centre(image: sitk.Image) -> np.ndarray:
     return np.array(shape.GetCentroid(1))
 
 
+def _volume(mask: sitk.Image) -> float:
+    return float((sitk.GetArrayViewFromImage(mask) > 0.5).sum() * np.prod(mask.GetSpacing()))
+
+
+def _refuse_little(share: float, file: str, nothing: str, what: str) -> None:
+    """Raise ValueError where the grid leaves less than half of something."""
+    if share < _LEAST_KEPT:
+        raise ValueError(
+            f"{file} has {f'only {100 * share:.0f} % {what}' if share else nothing} inside the grid around the centre "
+            "of the fixed image; check the images' origins (points: give LPS mm), give more voxels in preprocess.size, "
+            "or set preprocess.start to centre_of_mass"
+        )
+
+
 def _points(row: dict, grid: sitk.Image, shift: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Corresponding points whose fixed one lies in the grid: elsewhere no displacement is known."""
     fixed, moving = read_point_pair(row)
     index = points_to_voxels(fixed, grid).numpy()[:, ::-1]
     inside = ((index >= 0) & (index <= np.array(grid.GetSize()) - 1)).all(1)
-    if not inside.any():
-        raise ValueError(f"{row['fixed_points']} has no point inside the grid of the fixed image; give LPS mm")
+    _refuse_little(inside.mean(), row["fixed_points"], "no point", "of its points")
     return fixed[inside], moving[inside] + shift
 
 

@@ -17,6 +17,7 @@ LOSSES = ("miregnet", "midiceregnet")
 SOURCES = ("phantom", "simulate", "manifest")
 CHOICES = {"source": SOURCES, "loss": LOSSES}  # what other names can be is said where they are used
 
+_READ_BY_SOURCE = {"pairs": "phantom", "scans": "simulate", "manifest": "manifest"}
 PER_RUN = {"affinenet": {"loss": LOSSES[0]}, "deformnet": {"loss": LOSSES[0]}}  # chosen for a run, not in params.yaml
 _AFFINE = ("degrees", "translation", "scale")
 # names inside of values, by their place; * stands for any name
@@ -72,6 +73,12 @@ def settings(section: str, profile: str | None = None, **overrides) -> SimpleNam
         if name in values and values[name] not in known:
             raise ValueError(f"unknown {name} {values[name]!r} for {section}; choose from {', '.join(known)}")
     _check_values(section, given, section)
+    for name in _READ_BY_SOURCE.keys() & given.keys() if section == "data" else ():
+        if values["source"] != _READ_BY_SOURCE[name]:
+            raise ValueError(
+                f"{name} is given, and nothing reads it: that takes source {_READ_BY_SOURCE[name]}, and source is "
+                f"{values['source']}; give source as well, or leave {name} out"
+            )
     return SimpleNamespace(profile=profile, **values)
 
 

@@ -43,6 +43,7 @@ def _each_once(seeds: list) -> list:
 Count = Annotated[int, Field(ge=1)]
 Whole = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
+Rate = Annotated[float, Field(gt=0, le=1)]  # of Adam
 Weight = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Distance = Annotated[float, Field(ge=0, allow_inf_nan=True)]  # .inf: no limit
@@ -85,8 +86,8 @@ _NETWORK = {
     "passes": Count,
     "region_mm": Distance,
     "statistic_width": Count,
-    "learning_rate": Positive,
-    "statistic_learning_rate": Positive,
+    "learning_rate": Rate,
+    "statistic_learning_rate": Rate,
     "weight_decay": Weight,
     "warmup_steps": Whole,
     "gradient_clip": Weight,
@@ -127,7 +128,7 @@ TYPES = {
         "dimensions": list[Count],
         "correlations": list[Annotated[float, Field(gt=-1, lt=1)]],
         "batch": Annotated[int, Field(ge=2)],
-        "learning_rate": Positive,
+        "learning_rate": Rate,
         "width": Count,
         "bins": Annotated[int, Field(ge=2)],
         "shifts_voxels": list[Whole],

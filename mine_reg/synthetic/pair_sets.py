@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import warnings
 from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,8 +16,10 @@ from tqdm import tqdm
 from mine_reg.images.geometry import to_image
 from mine_reg.images.itk_state import one_itk_thread
 from mine_reg.images.writing import write_image
-from mine_reg.pairs.manifest import IMAGES, POINTS
+from mine_reg.pairs.manifest import IMAGES, POINTS, refuse_foreign_manifest, write_manifest
+from mine_reg.pairs.subjects import doubts_about_people
 from mine_reg.storage.borrowing import one_torch_thread
+from mine_reg.storage.sentences import one_sentence
 from mine_reg.storage.writing import write_csv
 from mine_reg.synthetic.phantom import SyntheticPair, grid_origin, make_pair
 from mine_reg.synthetic.scan_pairs import read_scan, simulate_pair
@@ -77,6 +80,8 @@ def make_simulated_pairs(
     Raises ValueError when there are too few subjects to divide, and, naming the file, for a scan that cannot be used.
     """
     scans = scans.assign(split=draw_scan_split(scans, counts, seed))
+    for sentence in doubts_about_people(scans, ("image",)):
+        warnings.warn(sentence, stacklevel=2)
     jobs, rows = {}, []
     for split, number in counts.items():
         own = scans[scans["split"] == split]
@@ -141,20 +146,32 @@ def write_pair(folder: Path, pair: SyntheticPair, spacing_mm: float, origin_xyz)
 def _make_pairs(folder: Path, jobs: dict[str, tuple], rows: list[dict], workers: int) -> pd.DataFrame:
     """Run the jobs, each of which writes one pair, in a folder aside; when all are complete, bring them into place.
 
-    Returns the table of ``rows``, which it writes as ``manifest.csv``.
+    Returns the table of ``rows``, which it writes as ``manifest.csv``. Raises ValueError, before anything is made, for
+    a folder whose manifest.csv is of another's making, and one that names all files that could not be used.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    refuse_foreign_manifest(folder)
     with TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.resolve().parent) as made:
-        calls = (delayed(function)(Path(made) / name, *arguments) for name, (function, *arguments) in jobs.items())
+        calls = (delayed(_error_of)(*job, folder=Path(made) / name) for name, job in jobs.items())
         parallel = Parallel(n_jobs=min(workers, len(jobs)) if workers > 0 else workers, return_as="generator_unordered")
-        for _ in tqdm(parallel(calls), total=len(jobs), desc="pairs", unit="pair"):
-            pass
+        outcomes = list(tqdm(parallel(calls), total=len(jobs), desc="pairs", unit="pair"))
+        if errors := sorted({sentence for sentence in outcomes if sentence}):
+            raise ValueError("\n  ".join(errors))
         for name in jobs:
             shutil.rmtree(folder / name, ignore_errors=True)
             os.replace(Path(made) / name, folder / name)
     table = pd.DataFrame(rows)
-    write_csv(table, folder / "manifest.csv")
+    write_manifest(table, folder)
     return table
+
+
+def _error_of(function, *arguments, folder: Path) -> str | None:
+    """A sentence instead of an exception of what is read, so that all that is wrong is named at once."""
+    try:
+        function(folder, *arguments)
+    except (ValueError, FileNotFoundError) as error:
+        return one_sentence(error)
+    return None
 
 
 def _files(name: str) -> dict[str, str]:

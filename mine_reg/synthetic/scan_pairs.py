@@ -15,6 +15,7 @@ from scipy.ndimage import distance_transform_edt, gaussian_filter
 
 from mine_reg.images.ct import blood_hu, lung_mask, read_clipped, read_mask
 from mine_reg.images.geometry import averaged, centred_grid, on_grid, points_to_voxels, to_image, to_tensor
+from mine_reg.images.padding import doubt_about_values
 from mine_reg.spatial import jacobian_determinant
 from mine_reg.synthetic.motion import spread_points
 from mine_reg.synthetic.phantom import SyntheticPair
@@ -215,6 +216,8 @@ def read_scan(path: str | Path, mask: str | Path | None, size, spacing_mm: float
     image = read_clipped(path)
     try:
         lungs = read_mask(mask, image, "mask", path) if mask else lung_mask(image)
+        if odd := doubt_about_values(image, lungs):
+            raise ValueError(odd)
         return ScannedThorax(image, lungs, size, spacing_mm)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None

@@ -109,7 +109,8 @@ def fit(module: RegistrationTraining, data: PairData, out: Path, work: Path, cur
     writes.
 
     Returns ``val_loss``, the validation loss that chose the model, and ``skipped_steps``, how many had gradients that
-    were not finite. Raises ValueError when the last epoch would not be validated.
+    were not finite. Raises ValueError when the last epoch would not be validated, and ArithmeticError for a training
+    that has diverged.
     """
     cfg = module.cfg
     if cfg.epochs % cfg.validate_every:
@@ -146,12 +147,25 @@ def _train(module: RegistrationTraining, data: PairData, out: Path, key: str, wo
         skipped = int(module.skipped)  # the best model's checkpoint may hold fewer
         if (chosen := _checkpoint(Path(best.best_model_path))) is None:
             raise ValueError(f"{best.best_model_path} is damaged, or no checkpoint; remove {work} and train again")
+        _refuse_diverged(chosen["state_dict"], skipped, trainer.global_step)
         module.load_state_dict(chosen["state_dict"])
         trainer.strategy.barrier()  # all have read before the first one deletes
         if trainer.is_global_zero:
             keep(out, key, save)
             shutil.rmtree(work)
     trainer.strategy.barrier()
+
+
+def _refuse_diverged(weights: dict, skipped: int, steps: int) -> None:
+    """Raise ArithmeticError for a model that has learnt nothing, rather than keep it as a good one."""
+    learnt = [tensor for name, tensor in weights.items() if name.startswith("network.")]  # measures may be NaN
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in learnt):
+        raise ArithmeticError("the training diverged: weights are no longer finite; lower learning_rate")
+    if 2 * skipped > steps:
+        raise ArithmeticError(
+            f"the training diverged: gradients were not finite in {skipped} of {steps} steps; lower learning_rate or "
+            "statistic_learning_rate"
+        )
 
 
 def _trainer(module: RegistrationTraining, work: Path, callbacks: list[Callback]) -> L.Trainer:

@@ -27,14 +27,20 @@ def make_network(kind: type[nn.Module], settings: dict) -> nn.Module:
 
     Raises ValueError that names the argument when one is missing.
     """
-    names = [name for name in inspect.signature(kind.__init__).parameters if name != "self"]
-    missing = [name for name in names if name not in settings]
-    if missing:
+    if missing := _lacking(kind, settings):
         raise ValueError(
             f"the settings of {kind.__name__} lack {', '.join(missing)}; they were written by another "
             "version: train it again"
         )
-    return kind(**{name: settings[name] for name in names})
+    return kind(**{name: settings[name] for name in _arguments(kind)})
+
+
+def _arguments(kind: type[nn.Module]) -> list[str]:
+    return [name for name in inspect.signature(kind.__init__).parameters if name != "self"]
+
+
+def _lacking(kind: type[nn.Module], settings: dict) -> list[str]:
+    return [name for name in _arguments(kind) if name not in settings]
 
 
 def save_network(network: nn.Module, statistic: StatisticNet | None, settings: dict, folder: Path) -> None:
@@ -67,12 +73,14 @@ def restore_network(network: nn.Module, statistic: StatisticNet | None, folder: 
 
 
 def load_affinenet(folder: Path) -> AffineNet:
-    """The AffineNet in ``folder``, ready for inference. Raises FileNotFoundError when there is none."""
+    """The AffineNet in ``folder``, ready for inference. Raises FileNotFoundError when there is none, and
+    ValueError for another network and for weights that are not finite."""
     return _restore(AffineNet, folder)
 
 
 def load_deformnet(folder: Path) -> DeformNet:
-    """The DeformNet in ``folder``, ready for inference. Raises FileNotFoundError when there is none."""
+    """The DeformNet in ``folder``, ready for inference. Raises FileNotFoundError when there is none, and
+    ValueError for another network and for weights that are not finite."""
     return _restore(DeformNet, folder)
 
 
@@ -92,8 +100,14 @@ def _restore(kind: type[nn.Module], folder: Path) -> nn.Module:
     path = Path(folder) / "settings.json"
     if not path.is_file():
         raise FileNotFoundError(f"{folder} holds no trained network (settings.json is missing); train it first")
-    network = make_network(kind, json.loads(path.read_text(encoding="utf-8")))
-    network.load_state_dict(load_file(Path(folder) / "weights.safetensors"))
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    other = DeformNet if kind is AffineNet else AffineNet
+    if _lacking(kind, settings) and not _lacking(other, settings):
+        raise ValueError(f"{folder} holds a {other.__name__}, where a {kind.__name__} is needed; give another folder")
+    network, weights = make_network(kind, settings), load_file(Path(folder) / "weights.safetensors")
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in weights.values()):
+        raise ValueError(f"the weights in {folder} are not finite: its training diverged; train again, more slowly")
+    network.load_state_dict(weights)
     return network.eval()
 
 
