@@ -11,7 +11,13 @@ import SimpleITK as sitk
 import torch
 from scipy.ndimage import gaussian_filter, shift
 
-from mine_reg.evaluation.baselines import ANTSPY_METHODS, ants_displacement, ants_settings, run_ants_on_pairs
+from mine_reg.evaluation.baselines import (
+    ANTSPY_METHODS,
+    ants_displacement,
+    ants_settings,
+    refuse_other_pairs,
+    run_ants_on_pairs,
+)
 from mine_reg.storage.results import keep
 
 SETTINGS = ants_settings("SyNRA", [10, 5, 0], seed=7, threads=1)
@@ -63,6 +69,15 @@ def test_the_saved_command_is_what_was_asked_for(run):
     for part in ("Rigid[", "Affine[", "SyN[", "--convergence [10x5x0,", "mattes[fixed,moving,", "--random-seed 7"):
         assert part in saved["command"]
     assert not re.search("0x[0-9a-f]{6}", saved["command"])  # no addresses, which would differ in every run
+
+
+def test_transforms_of_other_images_are_refused(images, run, tmp_path):
+    pairs = images.drop(index=1).assign(contents=["one", "two"])
+    run_ants_on_pairs(pairs, tmp_path / "ants", run[0] / "work", SETTINGS, workers=2)  # nothing is registered again
+    refuse_other_pairs(tmp_path / "ants", pairs)
+    refuse_other_pairs(tmp_path / "ants", pairs.assign(pair_id=["other", "names"]))
+    with pytest.raises(ValueError, match="ants/pair_1 was made from other images; run notebook 06"):
+        refuse_other_pairs(tmp_path / "ants", pairs.assign(contents=["one", "changed"]))
 
 
 def test_ants_finds_the_shift(run, images):

@@ -149,6 +149,13 @@ def test_a_senseless_value_anywhere_in_params_yaml_is_an_error(study, old, new, 
     assert all(word in message for word in words) and "\n" not in message
 
 
+@pytest.mark.parametrize("given", [{"manifest": "mine.csv"}, {"scans": "mine.csv"}, {"pairs": 3, "source": "simulate"}])
+def test_what_no_source_reads_is_an_error(study, given):
+    with pytest.raises(ValueError, match="is given, and nothing reads it: that takes source"):
+        settings("data", profile="smoke", **given)
+    assert settings("data", profile="smoke", manifest="mine.csv", source="manifest").manifest == "mine.csv"
+
+
 def test_values_stay_as_they_were_given(study):
     """What a training is made from decides whether it is kept: 25 and 25.0 are not to become one."""
     given = settings("deformnet", mu=25, samples=math.inf, region_mm=15, devices="auto", patience=None)

@@ -10,7 +10,15 @@ from scipy import stats
 from mine_reg.evaluation.metrics import METRICS
 from mine_reg.evaluation.paper import TABLE1
 from mine_reg.evaluation.statistics import ACCURACY, COMPARED, METHODS, ROWS, holm, paired_tests, stars
-from mine_reg.evaluation.tables import caption, extended_table, latex, markdown, table1, write_table1
+from mine_reg.evaluation.tables import (
+    caption,
+    extended_table,
+    latex,
+    markdown,
+    refuse_other_runtimes,
+    table1,
+    write_table1,
+)
 
 MEANS = {  # DSC and TRE disagree about MIDiceRegNet and ANTs
     "none": {"dsc": 0.90, "tre_mm": 8.0},
@@ -120,6 +128,23 @@ def test_missing_methods_have_a_dash_in_their_row(metrics, runtime, missing):
     assert [method for method, cell in dsc_here.items() if cell == "–"] == [m for m in ROWS if m in missing]
     rows = [line for line in latex(table, "").splitlines() if line.startswith(tuple(METHODS[m] for m in missing))]
     assert len(rows) == len(missing) and all(row.split(" & ")[2] == "--" for row in rows)
+
+
+def test_a_mean_of_fewer_pairs_says_so(metrics, runtime):
+    whole = table1(metrics, runtime, paired_tests(metrics))
+    assert "n = " not in markdown(whole, caption(whole, runtime, "laptop", "data"))
+    few = metrics[(metrics["method"] != "ants") | metrics["pair_id"].isin(["p00", "p01", "p02"])]
+    table = table1(few, runtime, paired_tests(few))
+    text = markdown(table, caption(table, runtime, "laptop", "data"))
+    lines = {line.split("|")[1].strip(): line for line in text.splitlines() if line.startswith("|")}
+    assert lines["ANTs"].count("(n = 3)") == 7 and "n = " not in lines["MIRegNet"]  # every metric of this run
+    assert "over 12 test pairs" in text and "n says of how many a mean is" in text
+
+
+def test_runtimes_of_other_pairs_are_refused(metrics, runtime):
+    refuse_other_runtimes(metrics, runtime)
+    with pytest.raises(ValueError, match="no metrics, of the pair p00; take both tables of one run"):
+        refuse_other_runtimes(metrics[metrics["pair_id"] != "p00"], runtime)
 
 
 def test_a_failed_pair_is_left_out_of_that_methods_tests(metrics):

@@ -8,6 +8,7 @@ import lightning
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from mine_reg.models import AffineNet, StatisticNet
 from mine_reg.settings import settings
@@ -228,6 +229,26 @@ def test_steps_with_gradients_that_are_not_finite_are_skipped_and_counted(pairs,
     result = train(Broken, small("affinenet", epochs=1), pairs, tmp_path)
     assert result["skipped_steps"] == 1
     assert all(torch.isfinite(value).all() for value in load_affinenet(tmp_path / "out").state_dict().values())
+
+
+def test_a_training_that_diverged_is_not_kept(pairs, tmp_path):
+    class Broken(AffineTraining):
+        def training_step(self, batch, index):
+            return super().training_step(batch, index) * float("nan" if self.global_step else "1")
+
+    with pytest.raises(ArithmeticError, match="gradients were not finite in 2 of 3 steps; lower learning_rate"):
+        train(Broken, small("affinenet", epochs=1), pairs, tmp_path)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_holds_no_such_network_is_refused(pairs, tmp_path):
+    train(AffineTraining, small("affinenet", epochs=1), pairs, tmp_path)
+    with pytest.raises(ValueError, match="out holds a AffineNet, where a DeformNet is needed"):
+        load_deformnet(tmp_path / "out")
+    weights = load_file(tmp_path / "out/weights.safetensors")
+    save_file({name: tensor * float("nan") for name, tensor in weights.items()}, tmp_path / "out/weights.safetensors")
+    with pytest.raises(ValueError, match="out are not finite: its training diverged"):
+        load_affinenet(tmp_path / "out")
 
 
 @pytest.mark.parametrize("every", [1, 2])

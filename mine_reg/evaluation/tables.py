@@ -28,6 +28,12 @@ _LATEX = str.maketrans(
 )
 
 
+def refuse_other_runtimes(metrics: pd.DataFrame, runtime: pd.DataFrame) -> None:
+    """Raise ValueError for runtimes of pairs of which nothing else was measured."""
+    if others := sorted(set(runtime["pair_id"]) - set(metrics["pair_id"])):
+        raise ValueError(f"there are runtimes, and no metrics, of the pair {others[0]}; take both tables of one run")
+
+
 def table1(metrics: pd.DataFrame, runtime: pd.DataFrame, tests: pd.DataFrame) -> pd.DataFrame:
     """Table 1 as a tidy frame, one row per method and quantity (the metrics and ``seconds``), this run beside the
     paper.
@@ -36,11 +42,8 @@ def table1(metrics: pd.DataFrame, runtime: pd.DataFrame, tests: pd.DataFrame) ->
     paper_best. ``best`` marks the best mean of ANTs, MIRegNet and MIDiceRegNet (several at a tie), ``stars`` the paired
     t-test of the best against that method, both for measures of accuracy alone. What the run or the paper does not have
     is NaN.
-    The paper's five rows come first, then further methods of the run. Raises ValueError for runtimes of pairs that
-    metrics lack.
+    The paper's five rows come first, then further methods of the run.
     """
-    if others := sorted(set(runtime["pair_id"]) - set(metrics["pair_id"])):
-        raise ValueError(f"the runtimes are of other pairs than the metrics, e.g. {others[0]}; take both of one run")
     key = ["pair_id", "method"]
     measured = [metrics.melt(key, METRICS, "metric"), runtime.melt(key, [SECONDS], "metric")]
     with np.errstate(invalid="ignore"):  # the SD of an infinite distance is NaN
@@ -74,7 +77,7 @@ def layout(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
         rows = table[table["metric"] == metric].set_index("method").loc[list(ROWS)]
         numbers = rows[[f"{prefix}mean", f"{prefix}sd", f"{prefix}stars"]].itertuples(index=False)
         cells[column] = [f"{_mean_sd(mean, sd, metric)} {marks}".rstrip() for mean, sd, marks in numbers]
-        if side != "paper":
+        if side != "paper" and metric != SECONDS:
             fewer = [f" (n = {n})" if 0 < n < most else "" for n in rows["n"]]
             cells[column] = [cell + n for cell, n in zip(cells[column], fewer, strict=True)]
         best[column] = rows[f"{prefix}best"].to_numpy()
@@ -86,7 +89,7 @@ def caption(table: pd.DataFrame, runtime: pd.DataFrame, profile: str, source: st
     """What a reader needs to judge the table: number of pairs, profile, data, devices, definitions."""
     devices = runtime.groupby("device", sort=False)["method"].unique()
     timed = "; ".join(f"{', '.join(METHODS[m] for m in names)} on {device}" for device, names in devices.items())
-    fewer = table["n"].between(1, _pairs(table) - 1).any()
+    fewer = table.loc[table["metric"] != SECONDS, "n"].between(1, _pairs(table) - 1).any()
     return (
         f"Results of the registration: mean ± SD over {_pairs(table)} test pairs "
         f"(profile {profile}, data: {source}) beside the paper's (30 private CT pairs). Bold: the best "
