@@ -43,7 +43,8 @@ copy:
 	@cd $(COPY) && find .dvc -name rwlock -empty -delete && rm -rf mine_reg notebooks data_manifests
 	@cp -R mine_reg notebooks data_manifests dvc.yaml .dvcignore $(COPY)/ && cp .dvc/config $(COPY)/.dvc/
 	@printf '[core]\n    no_scm = true\n' > $(COPY)/.dvc/config.local
-	@sed 's/^profile: *[a-z]*/profile: $(PROFILE)/' params.yaml > $(COPY)/params.yaml
+	@sed -e 's/^profile: *[a-z]*/profile: $(PROFILE)/' \
+	  -e '/: data_manifests\//! s#^  \(manifest\|scans\): \([^/ ]\)#  \1: $(CURDIR)/\2#' params.yaml > $(COPY)/params.yaml
 endif
 
 # DVC refuses to start when a kill left its list of locks empty between opening and writing it.

@@ -15,6 +15,13 @@ def test_another_profile_runs_in_a_copy_of_its_own(make_study_copy, repository):
     read = YAML(typ="safe").load
     asked, own = read(copy / "params.yaml"), read(study.folder / "params.yaml")
     assert asked.pop("profile") == "smoke" and own.pop("profile") == "laptop" and asked == own
+    own_table = (
+        (study.folder / "params.yaml").read_text().replace("data_manifests/example_real_ct.csv", "mine/pairs.csv")
+    )
+    (study.folder / "params.yaml").write_text(own_table)
+    subprocess.run([*make, "PROFILE=smoke"], cwd=study.folder, check=True)
+    assert read(copy / "params.yaml")["data"]["manifest"] == f"{study.folder}/mine/pairs.csv"
+    assert read(copy / "params.yaml")["data"]["scans"] == "data_manifests/example_scans.csv"
     assert not (copy / "mine_reg/removed_since.py").exists() and (copy / "mine_reg/models.py").is_file()
     study.run("dvc", "repro", "strip", cwd=".build/smoke")
     assert len(list((copy / ".build").glob("*.ipynb"))) == 9 and not (study.folder / "dvc.lock").exists()

@@ -134,6 +134,12 @@ def test_a_slip_in_a_column_is_an_error(phantoms, tmp_path, slip, known):
         read_manifest(phantoms / "slip.csv")
 
 
+def test_a_table_of_single_scans_is_told_from_one_of_pairs(phantoms, tmp_path):
+    (tmp_path / "scans.csv").write_text("scan_id,image,mask\na,a.nii.gz,\n")
+    (sentence,) = check_manifest(tmp_path / "scans.csv", workers=1)[1]
+    assert "is a table of single CTs" in sentence and "data.source: simulate" in sentence
+
+
 def test_a_stage_says_what_check_says(phantoms, tmp_path, capsys):
     require_usable(phantoms / "manifest.csv", 1)
     assert capsys.readouterr().out == ""

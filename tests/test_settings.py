@@ -188,6 +188,9 @@ def test_root_is_found_from_below_and_missed_with_a_sentence(study, tmp_path_fac
 def test_outputs_by_hand_stay_in_scratch(study):
     assert output_folder("01_data") == study / "scratch/01_data"
     assert output_folder("01_data", "data/raw") == study / "data/raw"
+    for place in ("params.yaml", "params.yaml/below"):
+        with pytest.raises(NotADirectoryError, match="is a file, or lies in one; give a folder"):
+            output_folder("01_data", place)
 
 
 def test_missing_input_says_how_to_make_it(study):

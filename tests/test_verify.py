@@ -86,3 +86,29 @@ def test_each_profile_is_compared_with_its_own_results(metrics, tmp_path, monkey
     metrics.assign(tre_mm=9.0).to_csv(WORKSTATION, index=False)
     assert main() == 0 and capsys.readouterr().out.startswith("results/metrics.csv: reproduced: all 12 rows")
     assert main("workstation") == 1 and "results/workstation/metrics.csv: not reproduced" in capsys.readouterr().out
+
+
+def test_what_is_no_table_of_results_is_named(repository, make_study_copy, monkeypatch, capsys):
+    """Nothing is called a difference of means, and nothing ends in a traceback."""
+    whole = (repository / "results/metrics.csv").read_text(encoding="utf-8")
+    monkeypatch.setattr("mine_reg.evaluation.verify.root", lambda: study)
+    study = make_study_copy().folder
+    (study / "results").mkdir(exist_ok=True)
+    for text, said in {
+        "": "No columns to parse",
+        whole.replace(",", ";"): "it lacks the column pair_id",
+        "\n".join(whole.splitlines()[:3] + whole.splitlines()[2:3]) + "\n": "twice",
+        whole.replace("dsc", "dice"): "it lacks the column dsc",
+    }.items():
+        (study / "results/metrics.csv").write_text(text, encoding="utf-8")
+        assert main() == 2
+        printed = capsys.readouterr().out
+        assert "results/metrics.csv is no whole table of results" in printed and said in printed
+        assert printed.count("\n") == 1
+
+
+def test_a_table_cut_in_its_last_row_is_not_called_a_difference_of_means(metrics):
+    changed = metrics.copy()
+    changed.loc[changed.index[0], "sd_log_jacobian"] = np.nan
+    reproduced, sentence = verdict(metrics, changed)
+    assert not reproduced and "sd_log_jacobian of none is missing on one side, for 1 of the pairs" in sentence

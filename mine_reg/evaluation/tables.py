@@ -17,6 +17,7 @@ from mine_reg.evaluation.statistics import (
     stars,
     values_by_pair,
 )
+from mine_reg.storage.tables import read_pair_table
 
 TABLE_LABELS = LABELS | {SECONDS: "Runtime/s"}
 # others .2f, as in the paper
@@ -26,6 +27,28 @@ _LATEX = str.maketrans(
     | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
     | {"±": r"$\pm$", "≤": r"$\leq$", "<": "$<$", ">": "$>$", "–": "--"}
 )
+
+
+def read_results(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
+    """A table of one row per pair and method, with ``columns`` of numbers, as metrics.csv or runtime.csv.
+
+    Raises ValueError, one sentence that names the file, for anything else.
+    """
+    try:
+        table = read_pair_table(path)
+        lacking = [name for name in ("pair_id", "method", *columns) if name not in table]
+        if lacking:
+            raise ValueError(f"it lacks the column {lacking[0]}")
+        if not all(map(pd.api.types.is_numeric_dtype, (table[name] for name in columns))):
+            raise ValueError("it holds text where numbers belong")
+        twice = table.duplicated(["pair_id", "method"])
+        if twice.any():
+            row = table[twice].iloc[0]
+            raise ValueError(f"it lists {row['method']} of {row['pair_id']} twice")
+    except (ValueError, IsADirectoryError) as error:
+        reason = "it is a folder" if isinstance(error, IsADirectoryError) else str(error).splitlines()[0]
+        raise ValueError(f"{path} is no whole table of results: {reason}; make it again") from None
+    return table
 
 
 def refuse_other_runtimes(metrics: pd.DataFrame, runtime: pd.DataFrame) -> None:

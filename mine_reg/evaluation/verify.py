@@ -12,7 +12,9 @@ import sys
 import numpy as np
 import pandas as pd
 
+from mine_reg.evaluation.tables import read_results
 from mine_reg.settings import root
+from mine_reg.storage.tables import read_pair_table
 
 # largest difference of a method's mean over the test pairs: of networks about four times what two trainings differ by
 # (SD, results/seeds.csv), so that one without its lead over ANTs (0.005 in DSC, 0.31 mm) is not taken for the same
@@ -49,6 +51,9 @@ def verdict(committed: pd.DataFrame, here: pd.DataFrame) -> tuple[bool, str]:
     one_side = (committed.isna() != here.isna()).groupby("method").any()
     ratio = ((new - old).abs() / tolerance).where(~one_side, np.inf).fillna(0.0).stack()
     method, metric = worst = ratio.idxmax()
+    if one_side.loc[worst]:
+        lost = (committed.isna() != here.isna())[metric].xs(method, level="method").sum()
+        return False, f"not reproduced: {metric} of {method} is missing on one side, for {lost} of the pairs"
     where = f"{metric} of {method}: {old.loc[worst]:.4g} committed, {new.loc[worst]:.4g} here"
     where += f", tolerance {tolerance.loc[worst]:g}"
     if ratio[worst] <= 1:
@@ -65,15 +70,18 @@ def main(profile: str | None = None) -> int:
     path = f"results/{profile}/metrics.csv" if profile else "results/metrics.csv"
     command = f"make repro PROFILE={profile}" if profile else "make repro"
     try:
-        here = pd.read_csv(root() / path)
+        here = read_results(root() / path, tuple(TOLERANCE))
     except FileNotFoundError:
         print(f"nothing to compare: {path} does not exist; run `{command}` first")
+        return 2
+    except ValueError as error:
+        print(f"nothing to compare: {error} with `{command}`")
         return 2
     shown = subprocess.run(["git", "show", f"HEAD:{path}"], cwd=root(), capture_output=True, text=True, check=False)
     if shown.returncode:
         print(f"nothing to compare with: git has no committed {path} ({shown.stderr.strip()})")
         return 2
-    reproduced, sentence = verdict(pd.read_csv(io.StringIO(shown.stdout)), here)
+    reproduced, sentence = verdict(read_pair_table(io.StringIO(shown.stdout)), here)
     print(f"{path}: {sentence}")
     return 0 if reproduced else 1
 

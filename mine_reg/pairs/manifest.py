@@ -61,6 +61,8 @@ def _read_table(path: Path, schema: pa.DataFrameSchema, row_name: str, columns: 
     """row_name : what a row lists, whose ``<row_name>_id`` names it; columns : all that are known; files : those that
     hold paths."""
     frame, name = _read_csv(path, row_name, columns), f"{row_name}_id"
+    if row_name == "pair" and "scan_id" in frame and "pair_id" not in frame:
+        raise ManifestError(path, ["is a table of single CTs, which the study reads with data.source: simulate"])
     unknown = [column for column in frame if column not in columns]
     misspelt = {column: near for column in unknown if (near := _nearest(column, columns, frame))}
     if misspelt:

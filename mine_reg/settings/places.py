@@ -21,9 +21,13 @@ def output_folder(name: str, out: str | Path | None = None) -> Path:
     """The folder a notebook writes to, made if needed: ``out`` (relative to the root), or ``scratch/<name>`` when None.
 
     The default keeps a run by hand away from the official results; only the pipeline passes the official folder.
+    Raises NotADirectoryError for a file.
     """
     folder = root() / (out if out is not None else Path("scratch") / name)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise NotADirectoryError(f"{folder} is a file, or lies in one; give a folder for the output") from None
     return folder
 
 
