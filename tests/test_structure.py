@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-TOP = {"__init__", "models", "losses", "spatial", "registration", "cli"}  # of mine_reg: the paper
+TOP = {"__init__", "models", "losses", "spatial", "registration", "settings", "cli"}  # of mine_reg: the paper
 
 
 def python_files(repository) -> list[Path]:

@@ -1,7 +1,7 @@
-"""Which numbers the study uses: the settings of a section of ``params.yaml``, by profile, with what is given for a run.
+"""Where the study lives and which numbers it uses: root folder, settings of a section, output folders.
 
-A value of ``None`` in a notebook's parameter cell means "the value in params.yaml"; any other value, typed by hand or
-passed with ``papermill -p``, replaces it for that run.
+Every notebook starts here. A value of ``None`` in a notebook's parameter cell means "the value in params.yaml"; any
+other value, typed by hand or passed with ``papermill -p``, replaces it for that run.
 """
 
 from pathlib import Path
@@ -9,10 +9,22 @@ from types import SimpleNamespace
 
 from ruamel.yaml import YAML, YAMLError
 
-from mine_reg.settings.names import check_name, check_papermill_names
-from mine_reg.settings.places import PARAMS, root
-from mine_reg.settings.values import NAMES, OF_A_NETWORK, check_value
+from mine_reg.parameters.names import assigned, check_name, check_papermill_names
+from mine_reg.parameters.values import NAMES, OF_A_NETWORK, check_value
 
+__all__ = [
+    "LOSSES",
+    "NAMES",
+    "SOURCES",
+    "assigned",
+    "check_papermill_names",
+    "input_path",
+    "output_folder",
+    "root",
+    "settings",
+]
+
+PARAMS = "params.yaml"
 LOSSES = ("miregnet", "midiceregnet")
 SOURCES = ("phantom", "simulate", "manifest")
 CHOICES = {"source": SOURCES, "loss": LOSSES}  # what other names can be is said where they are used
@@ -42,6 +54,18 @@ INNER_NAMES = {
     "as_published.budget": ("affinenet", "deformnet"),
     "as_published.budget.*": tuple(OF_A_NETWORK),
 }
+
+
+def root() -> Path:
+    """The folder that holds ``params.yaml``: the working directory or the nearest one above it.
+
+    Raises FileNotFoundError outside a checkout of the study.
+    """
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / PARAMS).is_file() and (folder / "dvc.yaml").is_file():
+            return folder
+    raise FileNotFoundError(f"no {PARAMS} and dvc.yaml in {here} or above it; start inside a clone of the study")
 
 
 def settings(section: str, profile: str | None = None, **overrides) -> SimpleNamespace:
@@ -148,3 +172,31 @@ def _check_names(values, known: tuple, where: str, file: str) -> None:
 
 def _place(file: str, where: str) -> str:
     return ", ".join(part for part in (file, where) if part)
+
+
+def output_folder(name: str, out: str | Path | None = None) -> Path:
+    """The folder a notebook writes to, made if needed: ``out`` (relative to the root), or ``scratch/<name>`` when None.
+
+    The default keeps a run by hand away from the official results; only the pipeline passes the official folder.
+    Raises NotADirectoryError for a file.
+    """
+    folder = root() / (out if out is not None else Path("scratch") / name)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise NotADirectoryError(f"{folder} is a file, or lies in one; give a folder for the output") from None
+    return folder
+
+
+def input_path(official: str, given: str | Path | None = None) -> Path:
+    """An input of a notebook: ``given``, or the pipeline's own ``official`` path, both relative to the root.
+
+    Raises FileNotFoundError that says how to make a missing official input.
+    """
+    path = root() / (given if given is not None else official)
+    if path.exists():
+        return path
+    hint = "check the path"
+    if given is None:
+        hint = f"run `make repro` (or `dvc repro`) first, or pass another path; {official} is made by the pipeline"
+    raise FileNotFoundError(f"{path} does not exist: {hint}")
