@@ -241,6 +241,13 @@ def test_a_training_that_diverged_is_not_kept(pairs, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_file_in_the_place_of_the_network_is_said_before_the_training(pairs, tmp_path):
+    (tmp_path / "out").touch()
+    with pytest.raises(NotADirectoryError, match="out is a file, or lies in one"):
+        train(AffineTraining, small("affinenet", epochs=1), pairs, tmp_path)
+    assert not (tmp_path / "work").exists()
+
+
 def test_a_folder_that_holds_no_such_network_is_refused(pairs, tmp_path):
     train(AffineTraining, small("affinenet", epochs=1), pairs, tmp_path)
     with pytest.raises(ValueError, match="out holds a AffineNet, where a DeformNet is needed"):

@@ -109,10 +109,12 @@ def fit(module: RegistrationTraining, data: PairData, out: Path, work: Path, cur
     writes.
 
     Returns ``val_loss``, the validation loss that chose the model, and ``skipped_steps``, how many had gradients that
-    were not finite. Raises ValueError when the last epoch would not be validated, and ArithmeticError for a training
-    that has diverged.
+    were not finite. Raises NotADirectoryError for a file in the place of ``out``, ValueError when the last epoch would
+    not be validated, and ArithmeticError for a training that has diverged.
     """
     cfg = module.cfg
+    if any(place.is_file() for place in (out, *out.parents)):
+        raise NotADirectoryError(f"{out} is a file, or lies in one; give a folder for the network")
     if cfg.epochs % cfg.validate_every:
         raise ValueError(f"epochs ({cfg.epochs}) must be a multiple of validate_every ({cfg.validate_every})")
     first_weights = (value.cpu().numpy().tobytes() for value in module.state_dict().values())
