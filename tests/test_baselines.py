@@ -76,8 +76,10 @@ def test_transforms_of_other_images_are_refused(images, run, tmp_path):
     run_ants_on_pairs(pairs, tmp_path / "ants", run[0] / "work", SETTINGS, workers=2)  # nothing is registered again
     refuse_other_pairs(tmp_path / "ants", pairs)
     refuse_other_pairs(tmp_path / "ants", pairs.assign(pair_id=["other", "names"]))
-    with pytest.raises(ValueError, match="ants/pair_1 was made from other images; run notebook 06"):
+    with pytest.raises(ValueError, match="ants/pair_1 was not made from these images; run notebook 06"):
         refuse_other_pairs(tmp_path / "ants", pairs.assign(contents=["one", "changed"]))
+    with pytest.raises(ValueError, match="ants/pair_0 was not made from these images"):
+        refuse_other_pairs(run[0] / "ants", pairs)  # which does not say from which
 
 
 def test_ants_finds_the_shift(run, images):

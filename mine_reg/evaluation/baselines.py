@@ -156,12 +156,12 @@ def run_ants_on_pairs(
 
 def refuse_other_pairs(folder: str | Path, pairs: pd.DataFrame) -> None:
     """Raise ValueError when the transforms in ``folder`` are of other images than ``pairs``, a table of ``read_pairs``,
-    though of the same ids."""
+    though of the same ids, or do not say of which."""
     path = Path(folder) / "settings.json"
     made_from = json.loads(path.read_text(encoding="utf-8")).get(MADE_FROM, {}) if path.is_file() else {}
     for pair_id, contents in pairs[["pair_id", MADE_FROM]].itertuples(index=False):
-        if made_from.get(pair_id, contents) != contents:
-            raise ValueError(f"{folder}/{pair_id} was made from other images; run notebook 06 on these pairs")
+        if (Path(folder) / pair_id).is_dir() and made_from.get(pair_id) != contents:
+            raise ValueError(f"{folder}/{pair_id} was not made from these images; run notebook 06 on them")
 
 
 def ants_displacement(folder: str | Path, image, affine_only: bool = False):
