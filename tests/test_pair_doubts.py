@@ -92,6 +92,18 @@ def test_masks_of_another_image_are_named(phantoms, tmp_path):
     assert "fixed_mask overlaps with the lungs" in sentence and "belongs to this image" in sentence
 
 
+def test_images_of_few_slices_do_not_end_the_check(phantoms, tmp_path):
+    files = {}
+    for name in ("fixed", "moving", "fixed_mask", "moving_mask"):
+        image = sitk.ReadImage(str(phantoms / f"phantom_000/{name}.nii.gz"))[:, :, 22:26]
+        image.SetSpacing((3.0, 3.0, 2.0))
+        files[name] = tmp_path / f"{name}.nii.gz"
+        sitk.WriteImage(image, str(files[name]))
+    without = dict.fromkeys(("fixed_points", "moving_points", "fixed_mask_observer2"), "")
+    remarks = warnings_about(rewritten(phantoms, tmp_path, **files, **without))
+    assert sum("very few slices" in sentence for sentence in remarks) == 2
+
+
 def test_an_observer_who_agrees_with_himself_is_named(phantoms, tmp_path):
     twice = {"fixed_mask_observer2": phantoms / "phantom_000/fixed_mask.nii.gz"}
     (sentence,) = warnings_about(rewritten(phantoms, tmp_path, **twice))

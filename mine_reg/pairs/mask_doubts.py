@@ -22,7 +22,7 @@ def doubts_about_masks(images: dict[str, sitk.Image], masks: dict[str, sitk.Imag
         try:
             lungs = _values(lung_mask(on_grid(averaged(images[role], _GRID_MM), grid, AIR_HU)))
         except ValueError:
-            return []
+            return said
         name = f"{role}_mask"
         mask = _values(_coarse(masks[name], grid))
         own[role], crossed[role] = dice(mask, lungs), dice(_values(_coarse(masks[f"{other}_mask"], grid)), lungs)
