@@ -106,7 +106,11 @@ def outperformed(results: Results) -> tuple[str, str]:
         said.append(
             f"{NAMES[method]}: " + "; ".join(f"{word} in {', '.join(names)}" for word, names in sorted_out if names)
         )
-    for method, words in (("ants_masked", "ANTs with lung masks"), ("convexadam", "convexAdam")):
+    for method, words in (
+        ("ants_masked", "ANTs with lung masks"),
+        ("ants_long_masked", "ANTs with its longer schedule too"),
+        ("convexadam", "convexAdam"),
+    ):
         if method in results.methods:
             other, ours = (results.mean(m, "tre_mm") for m in (method, "midiceregnet"))
             p = _p(results.test("tre_mm", "midiceregnet", method)[1])

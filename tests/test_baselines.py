@@ -161,11 +161,13 @@ def test_masks_and_the_longer_schedule_reach_ants(masked_pair, tmp_path):
         assert runtime["method"].tolist() == [method] and runtime["error"].tolist() == [""]
         commands[method] = json.loads((tmp_path / method / "settings.json").read_text())["command"]
         warps[method] = (tmp_path / method / "pair_1/1Warp.nii.gz").read_bytes()
-    assert len(set(warps.values())) == 3
+    assert len(set(warps.values())) == 4
     affines = {(tmp_path / method / "pair_1/0GenericAffine.mat").read_bytes() for method in warps}
     assert len(affines) == 1  # rigid and affine are the same
     assert "--convergence [10x8x5x2," in commands["ants_long"] and "--shrink-factors 8x4x2x1" in commands["ants_long"]
     assert "-x [fixed_mask,moving_mask]" in commands["ants_masked"] and "fixed_mask" not in commands["ants"]
+    both = commands["ants_long_masked"]
+    assert "-x [fixed_mask,moving_mask]" in both and "--convergence [10x8x5x2," in both
     assert not any(re.search("0x[0-9a-f]{6}", command) for command in commands.values())
 
 

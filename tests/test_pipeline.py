@@ -24,6 +24,7 @@ METHODS = [
     "ants",
     "ants_long",
     "ants_masked",
+    "ants_long_masked",
     "convexadam",
     "convexadam_masked",
     "miregnet_affine",

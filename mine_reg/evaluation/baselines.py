@@ -1,4 +1,4 @@
-"""The conventional opponent, pair by pair: ANTs by default, with a longer schedule, and with lung masks.
+"""The conventional opponent, pair by pair: ANTs by default, with a longer schedule, with lung masks, and with both.
 
 Rigid + affine + symmetric normalisation (SyN) through ANTsPy. With several threads it is not deterministic
 (Mattes MI sums in the order in which threads finish), so pairs are registered in processes with a fixed number of ITK
@@ -9,7 +9,7 @@ ANTSPY_METHODS lists what is compared. `ants` is ANTsPy's default, which is not 
 the resolution and looks at the whole trunk. `ants_long` has the schedule 100x70x50x20 of the script that ANTs' authors
 ship for general use (antsRegistrationSyN.sh), down to full resolution, with Mattes MI as the default; `ants_masked` has
 the default schedule and lung masks for SyN's metric, fixed and moving, as ANTsPy's ``mask`` and ``moving_mask`` mean
-them (rigid and affine stay unmasked, and so the same in all three).
+them (rigid and affine stay unmasked, and so the same in all four); `ants_long_masked` has both.
 """
 
 import io
@@ -35,7 +35,12 @@ AFFINE, WARP = "0GenericAffine.mat", "1Warp.nii.gz"  # ANTs' own names; a fixed 
 MADE_FROM = "contents"  # column of preprocessed.read_pairs, which ANTs' processes do without
 COLUMNS = ("pair_id", "method", "device", "seconds", "error")
 # by name: whether the longer schedule, and whether lung masks
-ANTSPY_METHODS = {"ants": (False, False), "ants_long": (True, False), "ants_masked": (False, True)}
+ANTSPY_METHODS = {
+    "ants": (False, False),
+    "ants_long": (True, False),
+    "ants_masked": (False, True),
+    "ants_long_masked": (True, True),
+}
 
 
 def ants_settings(transform: str, iterations: list[int], seed: int, threads: int, masked: bool = False) -> dict:

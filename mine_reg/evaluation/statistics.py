@@ -17,6 +17,7 @@ METHODS = {
     "ants": "ANTs",
     "ants_long": "ANTs, longer schedule",
     "ants_masked": "ANTs, lung masks",
+    "ants_long_masked": "ANTs, longer schedule and lung masks",
     "convexadam": "convexAdam",
     "convexadam_masked": "convexAdam, lung settings and masks",
     "miregnet_affine": "MIRegNet, AffineNet alone",

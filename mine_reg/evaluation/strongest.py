@@ -10,7 +10,10 @@ import pandas as pd
 from mine_reg.evaluation.metrics import HIGHER_IS_BETTER, LABELS, METRICS
 from mine_reg.evaluation.statistics import METHODS, holm, paired_test
 
-OPPONENTS = {"ANTs": ("ants", "ants_long", "ants_masked"), "convexAdam": ("convexadam", "convexadam_masked")}
+OPPONENTS = {
+    "ANTs": ("ants", "ants_long", "ants_masked", "ants_long_masked"),
+    "convexAdam": ("convexadam", "convexadam_masked"),
+}
 NETWORKS = ("miregnet", "midiceregnet")
 # a map that does nothing is best in these, so that being better in them is not being ahead
 SMOOTHNESS = ("folding_percent", "sd_log_jacobian")

@@ -34,6 +34,7 @@ COLOURS = {
     "ants": BLUE,
     "ants_long": "#3F8FC5",
     "ants_masked": "#003D66",
+    "ants_long_masked": "#001F33",
     "convexadam": GREEN,
     "convexadam_masked": "#7CCFB5",
     "miregnet": ORANGE,
