@@ -258,7 +258,7 @@ def test_change_to_the_figures_reruns_only_figures(smoke):
     notebook.cells.append(nbformat.v4.new_code_cell("print('changed')"))
     nbformat.write(notebook, path)
     smoke.run("dvc", "repro", "strip")
-    changed = smoke.run("dvc", "status").stdout
+    changed = smoke.run("dvc", "status", "dvc.yaml").stdout
     path.write_bytes(saved)
     smoke.run("dvc", "repro", "strip")
     assert re.findall(r"^(\S+):$", changed, re.MULTILINE) == ["figures"]
