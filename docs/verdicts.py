@@ -193,14 +193,14 @@ def back_propagation(results: Results) -> tuple[str, str]:
     """Mutual information by Parzen windows, in the place of MINE."""
     tested = results("table2_tests.csv")
     tested = tested[(tested["metric"] == "tre_mm") & (tested["other"] == "Parzen MI")]
-    if tested.empty:
-        raise KeyError("a comparison with Parzen MI in table2_tests.csv")
+    alike = tested[tested["one"] == "MINE of intensities"]  # MINE with local contrast sees more than Parzen's histogram
+    if alike.empty:
+        raise KeyError("a comparison of MINE of intensities with Parzen MI in table2_tests.csv")
     said = [
         f"{WITH_DICE[row.loss]} {row.mean_other:.2f} mm against {row.mean_one:.2f} of {row.one} "
         f"(corrected {_p(row.p_holm)})"
         for row in tested.itertuples()
     ]
-    alike = tested[tested["one"] == "MINE of intensities"]  # MINE with local contrast sees more than Parzen's histogram
     worse = ((alike["p_holm"] < ALPHA) & alike["better"]).any()
     cost = results("table2.csv").groupby("similarity")["seconds_per_step"].mean()
     ratio = cost["Parzen MI"] / cost["MINE"]
