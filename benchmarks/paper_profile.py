@@ -32,11 +32,14 @@ from mine_reg.evaluation.metrics import evaluate_pair
 from mine_reg.images.lungs import find_lungs
 from mine_reg.settings import LOSSES, settings
 from mine_reg.spatial import total_displacement
+from mine_reg.storage.results import code, digest
 from mine_reg.synthetic.phantom import grid_origin, make_pair
 from mine_reg.training.augmentation import DISTANCE, VALIDATION_POINTS, VOLUMES
-from mine_reg.training.fit import PairData, fit
+from mine_reg.training.fit import LEARNED_BY, PairData, fit
 from mine_reg.training.modules import AffineTraining, DeformTraining
 from mine_reg.training.weights import load_affinenet, load_registration, load_statistic
+
+PHANTOMS_MADE_BY = ("synthetic", "images/lungs.py", "spatial.py")
 
 
 class PhantomPairs(Dataset):
@@ -103,11 +106,12 @@ def train(
     memory."""
     folder = out / f"{network}-{loss}"
     cfg = settings(network, profile=profile, loss=loss, in_memory=True, loader_workers=0, **overrides)
-    key = json.loads(json.dumps({"settings": vars(cfg), "pairs": identity.decode()}))
+    below = out / f"affinenet-{loss}"
+    stands_on = () if network == "affinenet" else (below / "weights.safetensors",)
+    key = digest(vars(cfg), identity, *code(*LEARNED_BY), *stands_on)
     if (folder / "run.json").is_file() and (run := json.loads((folder / "run.json").read_text()))["key"] == key:
         return run
     lightning.seed_everything(cfg.seed, verbose=False)
-    below = out / f"affinenet-{loss}"
     module = (
         AffineTraining(cfg)
         if network == "affinenet"
@@ -162,7 +166,9 @@ parser.add_argument("--precision", default="32-true", help="32-true | bf16-mixed
 parser.add_argument("--out", type=Path, required=True)
 arguments = parser.parse_args()
 device = "cuda" if torch.cuda.is_available() else "cpu"
-work, (first, second, third) = arguments.out / f"pairs-{arguments.size}", arguments.pairs
+first, second, third = arguments.pairs
+phantoms = digest(arguments.size, settings("data").seed, settings("preprocess").window_hu, *code(*PHANTOMS_MADE_BY))
+work = arguments.out / f"pairs-{arguments.size}-{phantoms[:16]}"
 start = time.perf_counter()
 # one after the other, not drawn as in the study: every phantom is a subject of its own
 training = PhantomPairs(range(first), arguments.size, VOLUMES, device, work)
@@ -185,7 +191,7 @@ for loss in LOSSES:
             network,
             loss,
             (training, validation),
-            repr((arguments.size, arguments.pairs)).encode(),
+            digest(phantoms, arguments.pairs).encode(),
             arguments.out,
             arguments.profile,
             overrides,

@@ -40,6 +40,7 @@ from mine_reg.settings import root, settings
 from mine_reg.storage.results import code, digest
 from mine_reg.storage.tables import read_pair_table
 from mine_reg.storage.writing import write_csv
+from mine_reg.training.weights import weights_path
 
 FILES = ("fixed", "moving", "fixed_mask", "moving_mask")
 SCHEDULES = {False: [40, 20, 0], True: [100, 70, 50, 20]}  # of SyN, by whether it is the longer one
@@ -82,6 +83,7 @@ def measure(folder: Path, options: argparse.Namespace) -> pd.DataFrame:
         (f"{Path(name).stem}{' refined' if steps else ''}{', masks' if masked else ''}", name, steps, masked)
         for name, masked, steps in itertools.product(options.weights, (False, True), (0, options.refine))
     ]
+    weights = {label: [weights_path(name)] for label, name, *_ in ours}
     for name in options.weights:
         register(table.iloc[0].fixed, table.iloc[0].moving, name)  # a warm-up
     rows = []
@@ -96,7 +98,8 @@ def measure(folder: Path, options: argparse.Namespace) -> pd.DataFrame:
         own = {label: partial(_ours, pair, files, *how) for label, *how in ours}
         for answers, program in ((theirs, THEIR_PROGRAM), (own, OUR_PROGRAM)):
             for label, answer in answers.items():
-                key = digest(label, options.threads, options.refine, *map(Path, files.values()), program)
+                used = [*map(Path, files.values()), *weights.get(label, ())]
+                key = digest(label, options.threads, options.refine, *used, program)
                 rows.append(kept(work / "measured" / f"{row.pair_id}-{key[:24]}.csv", label, pair, answer))
     found = pd.concat(rows, ignore_index=True).assign(kind=work.name)
     affine = found["pair_id"].map(timed["ants_affine"]["seconds"])
@@ -211,11 +214,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    names = [Path(name).stem for name in options.weights]
+    if len(set(names)) < len(names):
+        parser.error("--weights: two files have one name, by which their rows are told apart; rename one")
     listed = read_pair_table(options.folder / "manifest.csv")
     if unknown := sorted({*(options.groups or ())} - {*listed["group"]}):
         parser.error(f"--groups: {options.folder} has no group {', '.join(unknown)}")
     files = [options.folder / path for name in FILES for path in listed[name]]
-    made_from = [options.size, options.spacing, options.folder / "manifest.csv", *files]
+    window = settings("preprocess").window_hu
+    made_from = [options.size, options.spacing, window, options.folder / "manifest.csv", *files]
     work = root() / "scratch/peers" / digest(*made_from, *code("images", "pairs"))[:16]
     found = [measure(folder, options) for folder in make_pairs(options, listed.set_index("pair_id")["group"], work)]
     lacking = {name: absent(name, options.unigradicon_weights) for name in PEERS if name in options.methods}

@@ -8,6 +8,7 @@ import pandas as pd
 
 from mine_reg.evaluation.metrics import HIGHER_IS_BETTER
 from mine_reg.experiments.trainings import by_training, crossed_test, difference, with_trainings
+from mine_reg.storage.tables import read_pair_table
 
 ALPHA = 0.05
 
@@ -23,7 +24,7 @@ class Results:
     published: bool = False
 
     def __call__(self, name: str) -> pd.DataFrame:
-        return pd.read_csv(self.folder / name)
+        return read_pair_table(self.folder / name)
 
     @cached_property
     def _measured(self) -> pd.DataFrame:

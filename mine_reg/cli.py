@@ -27,7 +27,6 @@ _Device = Annotated[str | None, typer.Option(help="cpu | cuda | cuda:N; by defau
 _Inverse = Annotated[bool, typer.Option("--inverse", help="Also write the inverse transform; its error is reported.")]
 _Learn2Reg = Annotated[bool, typer.Option("--learn2reg", help="Also write the displacement field in Learn2Reg's form.")]
 _Map = Annotated[bool, typer.Option("--inconsistency", help="Also write a map of forward-backward inconsistency, mm.")]
-_VERDICTS = {"trusted": 0, "doubtful": 3, "failed": 4}  # exit codes of --strict
 _Strict = Annotated[
     bool, typer.Option("--strict", help="Exit code 3 for a doubtful result, 4 for one that failed; both are written.")
 ]
@@ -69,6 +68,7 @@ def register(
     """
     with plain_errors():
         from mine_reg.pair_tool.files import register_files
+        from mine_reg.pair_tool.verdict import EXIT_CODES
 
         written = {"inverse": inverse, "learn2reg": learn2reg, "inconsistency": inconsistency}
         masks = {"fixed_mask": fixed_mask, "moving_mask": moving_mask}
@@ -82,8 +82,8 @@ def register(
         print(f"Warning: {sentence}.")
     found = result.report["verdict"]
     print(f"{out} holds the registered pair, {found}, made in {result.report['seconds']['total']:.1f} s.")
-    if strict and _VERDICTS[found]:
-        raise typer.Exit(_VERDICTS[found])
+    if strict and EXIT_CODES[found]:
+        raise typer.Exit(EXIT_CODES[found])
 
 
 @app.command()
@@ -107,6 +107,7 @@ def batch(
     """
     with plain_errors():
         from mine_reg.pair_tool.batch import register_manifest
+        from mine_reg.pair_tool.verdict import EXIT_CODES
 
         written = {"inverse": inverse, "learn2reg": learn2reg, "inconsistency": inconsistency}
         how = {"weights": weights, "refine": refine, "device": device, "workers": workers, "scheduler": scheduler}
@@ -121,7 +122,7 @@ def batch(
     if len(failed):
         raise typer.Exit(1)
     if strict and doubted:
-        raise typer.Exit(max(map(_VERDICTS.get, summary["verdict"])))
+        raise typer.Exit(max(map(EXIT_CODES.get, summary["verdict"])))
 
 
 @app.command()

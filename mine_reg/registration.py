@@ -38,7 +38,7 @@ class Registration(nn.Module):
         return theta, upsample(self.deformnet.predict(fixed, moving, theta), size)
 
 
-_PASSES_OF_THE_COARSE = 2  # of the coarse DeformNet on the fine grid
+PASSES_OF_THE_COARSE = 2  # of the coarse DeformNet on the fine grid
 _HALVING_SIGMA = 0.74  # voxels: makes voxels of 2.5 mm see what voxels of 5 mm see, as `images.geometry.averaged` does
 
 
@@ -89,5 +89,5 @@ def predict_on_two_grids(
     coarse_images, images : fixed and moving image (B, 1, D, H, W) on the coarse and on the fine grid
     """
     theta, dvf = predict_coarse(registration, *coarse_images)
-    dvf = predict_fine(fine or registration.deformnet, *images, theta, dvf, None if fine else _PASSES_OF_THE_COARSE)
+    dvf = predict_fine(fine or registration.deformnet, *images, theta, dvf, None if fine else PASSES_OF_THE_COARSE)
     return theta, upsample(dvf, images[0].shape[2:])

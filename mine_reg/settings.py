@@ -76,7 +76,7 @@ def settings(section: str, profile: str | None = None, **overrides) -> SimpleNam
     overrides : replace single values; None keeps the file's value
 
     The result also holds ``profile`` and ``seed``. Raises ValueError, one sentence, for a name that the study does not
-    know, with the nearest right one, and for a value that is not of its type or range (see `setting_values.TYPES`): in
+    know, with the nearest right one, and for a value that is not of its type or range (`parameters.values.TYPES`): in
     ``overrides``, anywhere in params.yaml, or passed to the notebook by papermill.
     """
     check_papermill_names()

@@ -81,7 +81,7 @@ def total_displacement(theta: Tensor | None, dvf: Tensor | None, size: Sequence[
 def resample(image: Tensor, theta: Tensor, dvf: Tensor | None = None) -> Tensor:
     """``image`` (B, C, D, H, W) sampled at A(x + u(x)) for every voxel x of its own grid; 0 (air) outside the image.
 
-    Equals `warp` by `total_displacement`, in fewer passes over the grid.
+    Equals `warp` by `total_displacement`, in fewer passes over the grid, where every axis has two voxels or more.
 
     theta : (B, 3, 4)
     dvf : (B, 3, d, h, w) in voxels of the image's grid, at that resolution or a coarser one; None for zero

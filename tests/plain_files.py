@@ -41,6 +41,7 @@ def meta(path, array=HU, data=None, **fields):
         "NDims": 3,
         "BinaryData": True,
         "BinaryDataByteOrderMSB": False,
+        "TransformMatrix": "1 0 0 0 1 0 0 0 1",
         "Offset": "7 8 9",
         "ElementSpacing": "2 3 4",
         "DimSize": "7 6 5",

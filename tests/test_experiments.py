@@ -136,7 +136,7 @@ def test_phantoms_are_known_by_their_folder_and_other_pairs_by_their_contents(pa
     def after(change, folder=here):
         kept = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
         change(folder)
-        found = identity_of_pairs(folder, "smoke")
+        found = identity_of_pairs(folder)
         for path, contents in kept.items():
             path.write_bytes(contents)
         return found
@@ -154,13 +154,13 @@ def test_phantoms_are_known_by_their_folder_and_other_pairs_by_their_contents(pa
 
     try:
         points = pd.read_csv(pairs / "pairs.csv")["moving_points"][0]
-        first = identity_of_pairs(here, "smoke")
+        first = identity_of_pairs(here)
         other_processor = edit("pairs.csv", lambda table: table.assign(contents="0"))
         assert after(other_processor) == after(edit(points, lambda table: table + 1e-4)) == first
         assert after(other_grid) != first
         assert after(edit(points, lambda table: table * 1.1)) != first
         assert after(edit("pairs.csv", lambda table: table.assign(split=table["split"][::-1].to_numpy()))) != first
-        assert after(other_processor, elsewhere) != identity_of_pairs(elsewhere, "smoke")
+        assert after(other_processor, elsewhere) != identity_of_pairs(elsewhere)
     finally:
         shutil.rmtree(here)
 
@@ -173,6 +173,17 @@ def test_kept_trainings_that_are_none_are_named(tmp_path, text, said):
 
 
 @pytest.mark.slow
+def test_what_another_process_has_kept_since_stays(tmp_path):
+    rows = pd.DataFrame({"pair_id": ["001", "002"], "tre_mm": [1.0, 2.0]})
+    curve = pd.DataFrame({"step": [10], "network": ["affinenet"]})
+    here, there = KeptTrainings(tmp_path), KeptTrainings(tmp_path)
+    here.add("a", rows, curve)
+    there.add("b", rows.assign(tre_mm=2 * rows["tre_mm"]), curve)
+    for kept_now in (there, KeptTrainings(tmp_path)):
+        assert kept_now.get("a")["tre_mm"].tolist() == [1.0, 2.0] and kept_now.get("b")["tre_mm"].tolist() == [2.0, 4.0]
+        assert set(kept_now.curves["training"]) == {"a", "b"}
+
+
 def test_what_is_recovered_is_measured_once_and_follows_its_limits(trained, pairs, study):
     work, _ = trained
     affine = experiments()[:1]

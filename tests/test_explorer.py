@@ -90,15 +90,18 @@ def test_the_inconsistency_is_a_mode_where_its_map_is_there(folder, tmp_path):
     assert INCONSISTENCY not in SliceExplorer(RegisteredPair(folder)).mode.options
     copy = Path(shutil.copytree(folder, tmp_path / "copy"))
     field = sitk.ReadImage(str(copy / "dvf.nii.gz"))
-    write_image(inconsistency_map(read_transform(copy / "transform.h5"), sitk.Transform(), field), copy / MAP)
+    half = sitk.Shrink(field, [2, 2, 2])  # as `register` writes it
+    write_image(inconsistency_map(read_transform(copy / "transform.h5"), sitk.Transform(), half), copy / MAP)
     pair = RegisteredPair(copy)
-    np.testing.assert_allclose(pair.inconsistency, pair.displacement.norm(dim=0)[None], atol=1e-3)  # the way back: none
+    assert pair.inconsistency.shape == pair.displacement[:1].shape
+    off = (pair.inconsistency - pair.displacement.norm(dim=0)[None]).abs()  # the way back: none
+    assert off.quantile(0.9) < 1e-3  # the field ends in a step, which the coarser map cannot show
     explorer = SliceExplorer(pair)
     before = explorer.picture.value
     explorer.mode.value = INCONSISTENCY
     assert explorer.picture.value != before and explorer.draw().axes[-1].get_ylabel() == "inconsistency / mm"
     write_image(sitk.ReadImage(str(copy / MAP))[1:], copy / MAP)
-    with pytest.raises(ValueError, match="inconsistency.nii.gz is on another grid than .*dvf.nii.gz; remove it"):
+    with pytest.raises(ValueError, match="inconsistency.nii.gz does not cover .*dvf.nii.gz, .*; remove it"):
         RegisteredPair(copy)
 
 

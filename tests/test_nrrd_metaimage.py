@@ -92,6 +92,11 @@ READ = {
 }
 
 
+def test_a_metaimage_that_does_not_say_how_its_axes_lie_is_read_with_a_warning(tmp_path):
+    with pytest.warns(UserWarning, match=r"a\.mha does not say how its axes lie \(TransformMatrix in its header\)"):
+        hold(read_image(meta(tmp_path / "a.mha", TransformMatrix=None)))
+
+
 @pytest.mark.parametrize("name", READ)
 def test_voxels_and_their_places_are_right(tmp_path, name):
     found = read_image(READ[name](tmp_path))
@@ -232,6 +237,7 @@ REFUSED = {
             DimSize="7 6 5 2",
             ElementSpacing="2 3 4 1",
             Offset="7 8 9 0",
+            TransformMatrix=None,
         ),
         r"a.mha has 4 dimensions \(7 x 6 x 5 x 2\)",
     ),

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from mine_reg.images.ct import AIR_HU, read_ct
+from mine_reg.images.ct import read_ct
 from mine_reg.images.geometry import to_image
+from mine_reg.images.hounsfield import AIR_HU
 from mine_reg.images.padding import without_padding
 from mine_reg.synthetic.phantom import grid_origin, make_pair
 

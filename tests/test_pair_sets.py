@@ -8,7 +8,7 @@ import torch
 from mine_reg.images.geometry import to_image, to_tensor
 from mine_reg.images.points import read_points
 from mine_reg.images.reading import read_image
-from mine_reg.pairs.manifest import ManifestError, check_source, collect_manifest, read_manifest, read_scans
+from mine_reg.pairs.manifest import ManifestError, collect_manifest, read_manifest, read_scans
 from mine_reg.synthetic.pair_sets import draw_scan_split, make_phantom_pairs, make_simulated_pairs
 from mine_reg.synthetic.phantom import make_pair
 
@@ -70,11 +70,9 @@ def test_a_failing_run_leaves_nothing(tmp_path, monkeypatch):
     assert list(tmp_path.rglob("*")) == [tmp_path / "raw"]
 
 
-def test_unusable_numbers_and_sources(tmp_path):
+def test_no_pairs_are_an_error(tmp_path):
     with pytest.raises(ValueError, match=r"data\.pairs is 0"):
         make_phantom_pairs(tmp_path / "raw", 0, SIZE, SPACING, seed=7)
-    with pytest.raises(ValueError, match=r"unknown data\.source 'simulation'; choose from phantom, simulate, manifest"):
-        check_source("simulation")
 
 
 def test_collect_manifest_resolves_paths(written, tmp_path):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mine_reg.spatial import smooth
-from mine_reg.training.self_similarity import CHANNELS, mind_ssc
+from mine_reg.training.self_similarity import mind_ssc
 
 SIZE = (14, 17, 20)
 
@@ -20,9 +20,9 @@ def test_it_is_convexadam_s_up_to_the_order_of_channels(image, radius, dilation)
     from convexAdam.convex_adam_utils import MINDSSC
 
     own, other = mind_ssc(image, radius, dilation), MINDSSC(image, radius, dilation, device="cpu")
-    assert own.shape == other.shape == (1, CHANNELS, *SIZE)
+    assert own.shape == other.shape == (1, 12, *SIZE)
     order = torch.cdist(own.flatten(2)[0], other.flatten(2)[0]).argmin(1)  # the channel of theirs that is nearest
-    assert sorted(order.tolist()) == list(range(CHANNELS))
+    assert sorted(order.tolist()) == list(range(12))
     torch.testing.assert_close(own, other[:, order], atol=1e-4, rtol=0)
     torch.testing.assert_close(own.sort(1).values, other.sort(1).values, atol=1e-4, rtol=0)
     assert own.std() > 0.1
@@ -65,7 +65,7 @@ def test_each_image_of_a_batch_has_its_own_descriptors(image):
 @pytest.mark.parametrize("value", [0.0, 0.3, 1000.0])
 def test_a_constant_image_has_finite_descriptors(value):
     found = mind_ssc(torch.full((1, 1, *SIZE), value))
-    torch.testing.assert_close(found, torch.ones(1, CHANNELS, *SIZE))
+    torch.testing.assert_close(found, torch.ones(1, 12, *SIZE))
 
 
 def test_an_even_part_of_an_image_is_finite(image):

@@ -15,6 +15,7 @@ from mine_reg.evaluation.tables import (
     extended_table,
     latex,
     markdown,
+    refuse_other_metrics,
     refuse_other_runtimes,
     table1,
     write_table1,
@@ -145,6 +146,34 @@ def test_runtimes_of_other_pairs_are_refused(metrics, runtime):
     refuse_other_runtimes(metrics, runtime)
     with pytest.raises(ValueError, match="no metrics, of the pair p00; take both tables of one run"):
         refuse_other_runtimes(metrics[metrics["pair_id"] != "p00"], runtime)
+
+
+def test_metrics_of_other_pairs_are_refused(metrics, tmp_path):
+    moved = pd.DataFrame({"x": [0.0, 0.0], "y": [0.0, 0.0], "z": [8.0, 8.0]})
+    moved.to_csv(tmp_path / "moving.csv", index=False)
+    (moved * 0).to_csv(tmp_path / "fixed.csv", index=False)
+    ids = [f"p{number:02d}" for number in range(12)]
+    pairs = pd.DataFrame({"pair_id": ids, "fixed_points": "", "moving_points": ""})
+    refuse_other_metrics(metrics, pairs)  # without landmarks the ids alone can tell
+    pairs.loc[3, ["fixed_points", "moving_points"]] = str(tmp_path / "fixed.csv"), str(tmp_path / "moving.csv")
+    before = (metrics["method"] == "none") & (metrics["pair_id"] == "p03")
+    refuse_other_metrics(metrics.assign(tre_mm=metrics["tre_mm"].mask(before, 8.05)), pairs)
+    for wrong in (8.2, 7.8, math.nan):
+        with pytest.raises(ValueError, match=r"the metrics are of another p03: .* where its landmarks are 8\.00 mm"):
+            refuse_other_metrics(metrics.assign(tre_mm=metrics["tre_mm"].mask(before, wrong)), pairs)
+    with pytest.raises(ValueError, match="the metrics, not the pairs, hold p11; take the metrics"):
+        refuse_other_metrics(metrics, pairs[:11])
+    with pytest.raises(ValueError, match="the pairs, not the metrics, hold p04; take the metrics"):
+        refuse_other_metrics(metrics[metrics["pair_id"] != "p04"], pairs)
+
+
+def test_the_better_method_is_better_on_the_pairs_that_both_have(metrics):
+    """Not by the means over pairs of its own: ANTs has failed on the hard ones."""
+    hard = metrics["pair_id"].isin(["p00", "p01"])
+    metrics.loc[hard & metrics["method"].isin(COMPARED), "tre_mm"] += 50.0
+    metrics = metrics[~(hard & (metrics["method"] == "ants"))]
+    tests = paired_tests(metrics).query("metric == 'tre_mm' and not in_paper")
+    assert len(tests) and (tests["mean_better"] < tests["mean_other"]).all() and (tests["difference"] < 0).all()
 
 
 def test_a_failed_pair_is_left_out_of_that_methods_tests(metrics):

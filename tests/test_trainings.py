@@ -70,6 +70,13 @@ def test_only_what_is_not_trained_stands_beside_every_training():
     assert difference(once, once.set_axis([7], axis=1)).values.tolist() == [[0.0], [0.0]]
 
 
+def test_methods_that_share_no_pair_are_no_comparison(study):
+    """Ids that one table holds as text and the other as numbers, say: nothing would be compared, and nothing said."""
+    trainings, metrics = study
+    with pytest.raises(ValueError, match="share no pair and training; measure both on the same pairs, by the same"):
+        compare_over_trainings(trainings, metrics.assign(pair_id=range(len(metrics))))
+
+
 def test_a_pair_whose_distance_is_infinite_is_left_out(study):
     trainings, metrics = study
     trainings.loc[(trainings["pair_id"] == "pair_3") & (trainings["seed"] == 1), "hd_mm"] = np.inf

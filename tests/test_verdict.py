@@ -90,3 +90,10 @@ def test_the_worst_decides_and_everything_is_said():
     doubted = {name: limits[0] + (-1e-3 if better else 1e-3) for name, limits, better, _ in RULES}
     assert verdict(GOOD | doubted)[0] == DOUBTFUL
     assert verdict(GOOD | doubted | {"agreement": bad["agreement"]})[0] == FAILED
+
+
+@pytest.mark.parametrize(
+    "name", [*(rule[0] for rule in RULES), "mutual_information_before", "mutual_information_after"]
+)
+def test_what_is_no_number_is_never_trusted(name):
+    assert verdict(GOOD | {name: float("nan")})[0] != TRUSTED

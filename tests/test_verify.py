@@ -111,4 +111,19 @@ def test_a_table_cut_in_its_last_row_is_not_called_a_difference_of_means(metrics
     changed = metrics.copy()
     changed.loc[changed.index[0], "sd_log_jacobian"] = np.nan
     reproduced, sentence = verdict(metrics, changed)
-    assert not reproduced and "sd_log_jacobian of none is missing on one side, for 1 of the pairs" in sentence
+    assert not reproduced and "sd_log_jacobian of none is no number on one side, for 1 of the pairs" in sentence
+
+
+def test_nothing_hides_behind_a_value_that_is_infinite_on_both_sides(metrics):
+    """One lung mask was moved away whole: the mean over its method's pairs is infinite, here and there."""
+    first = metrics.index[metrics["method"] == "ants"][0]
+    committed = metrics.copy()
+    committed.loc[first, "asd_mm"] = np.inf
+    changed = committed.copy()
+    changed.loc[changed["method"] == "ants", "asd_mm"] += 50.0
+    reproduced, sentence = verdict(committed, changed)
+    assert not reproduced and "asd_mm of ants" in sentence
+    changed = committed.copy()
+    changed.loc[first, "asd_mm"] = 1.0
+    assert "asd_mm of ants is no number on one side, for 1 of the pairs" in verdict(committed, changed)[1]
+    assert verdict(committed, committed.assign(dsc=committed["dsc"] + 1e-6))[0]

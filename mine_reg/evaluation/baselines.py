@@ -123,7 +123,8 @@ def run_ants_on_pairs(
     method : its name in the returned frame and in ``results/metrics.csv``
 
     Returns a frame pair_id, method, device, seconds, error in the order of ``pairs``; a pair that failed has seconds
-    NaN and its message under error, and the others are kept. Raises RuntimeError when every pair failed.
+    NaN and its message under error, and the others are kept. Raises ValueError for no pairs, and RuntimeError when
+    every pair failed.
     """
     work = Path(work)
     work.mkdir(parents=True, exist_ok=True)

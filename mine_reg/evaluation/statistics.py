@@ -58,6 +58,8 @@ def paired_tests(metrics: pd.DataFrame, alpha: float = 0.05) -> pd.DataFrame:
         ranked = sorted(wide.columns, key=lambda method: (method not in best, -sign * wide[method].mean()))
         for better, other in itertools.combinations(ranked, 2):
             both = wide[[better, other]].dropna()
+            if better not in best and sign * (both[better] - both[other]).mean() < 0:  # the pairs of one alone said so
+                better, other = other, better
             rows.append(
                 {"metric": metric, "better": better, "other": other, "in_paper": better in best, "n": len(both)}
                 | {"mean_better": both[better].mean(), "mean_other": both[other].mean()}

@@ -17,7 +17,7 @@ OPPONENTS = {
 NETWORKS = ("miregnet", "midiceregnet")
 # a map that does nothing is best in these, so that being better in them is not being ahead
 SMOOTHNESS = ("folding_percent", "sd_log_jacobian")
-_DIGITS = {"dsc": 4, "folding_percent": 4, "sd_log_jacobian": 4}
+DIGITS = {"dsc": 4, "folding_percent": 4, "sd_log_jacobian": 4}
 _COLUMNS = ("metric", "network", "opponent", "n", "mean_network", "mean_opponent", "difference", "better")
 
 
@@ -102,7 +102,7 @@ def not_ahead(compared: pd.DataFrame, alpha: float = 0.05) -> str:
 
 
 def _number(value: float, metric: str) -> str:
-    return "–" if np.isnan(value) else f"{value:.{_DIGITS.get(metric, 2)}f}"
+    return "–" if np.isnan(value) else f"{value:.{DIGITS.get(metric, 2)}f}"
 
 
 def _p(p: float) -> str:

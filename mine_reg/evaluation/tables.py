@@ -17,11 +17,13 @@ from mine_reg.evaluation.statistics import (
     stars,
     values_by_pair,
 )
+from mine_reg.images.points import read_points
 from mine_reg.storage.tables import read_pair_table
 
 TABLE_LABELS = LABELS | {SECONDS: "Runtime/s"}
 # others .2f, as in the paper
 DIGITS = {"dsc": ".3f", "folding_percent": ".3f", "sd_log_jacobian": ".3f", SECONDS: ".3g"}
+_SAME_PAIR_MM = 0.1  # phantoms differ in a last digit between processors
 _LATEX = str.maketrans(
     {sign: f"\\{sign}" for sign in "%_&#${}"}
     | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
@@ -55,6 +57,23 @@ def refuse_other_runtimes(metrics: pd.DataFrame, runtime: pd.DataFrame) -> None:
     """Raise ValueError for runtimes of pairs of which nothing else was measured."""
     if others := sorted(set(runtime["pair_id"]) - set(metrics["pair_id"])):
         raise ValueError(f"there are runtimes, and no metrics, of the pair {others[0]}; take both tables of one run")
+
+
+def refuse_other_metrics(metrics: pd.DataFrame, pairs: pd.DataFrame) -> None:
+    """Raise ValueError unless ``metrics`` are of ``pairs``, a table of `read_pairs`: of the same ids, and, where there
+    are landmarks, with their distances before registration (method ``none``), to 0.1 mm."""
+    before = metrics[metrics["method"] == "none"].set_index("pair_id")["tre_mm"]
+    if others := sorted(set(before.index) ^ set(pairs["pair_id"])):
+        where = "the metrics, not the pairs," if others[0] in before else "the pairs, not the metrics,"
+        raise ValueError(f"{where} hold {others[0]}; take the metrics that notebook 07 has measured on these pairs")
+    for row in pairs[pairs["fixed_points"] != ""].itertuples():
+        apart = read_points(row.moving_points) - read_points(row.fixed_points)
+        distance = np.linalg.norm(apart, axis=1).mean()
+        if not abs(distance - before[row.pair_id]) < _SAME_PAIR_MM:
+            raise ValueError(
+                f"the metrics are of another {row.pair_id}: {before[row.pair_id]:.2f} mm before registration, where "
+                f"its landmarks are {distance:.2f} mm apart; run notebook 07 on these pairs"
+            )
 
 
 def table1(metrics: pd.DataFrame, runtime: pd.DataFrame, tests: pd.DataFrame) -> pd.DataFrame:

@@ -45,21 +45,26 @@ def verdict(committed: pd.DataFrame, here: pd.DataFrame) -> tuple[bool, str]:
     committed, here = committed[list(TOLERANCE)], here[list(TOLERANCE)]
     if here.equals(committed):
         return True, f"reproduced: all {len(here)} rows are identical to the committed ones"
-    old, new = (frame.groupby("method").mean() for frame in (committed, here))
+    old, new = (frame.replace([np.inf, -np.inf], np.nan).groupby("method").mean() for frame in (committed, here))
     tolerance = pd.DataFrame({method: TOLERANCE | WIDER.get(method, {}) for method in old.index}).T
-    # a value on one side only, be it of a single pair, is a difference beyond any tolerance
-    one_side = (committed.isna() != here.isna()).groupby("method").any()
+    # a value that is known, or finite, on one side only, be it of a single pair, is a difference beyond any tolerance
+    one_side = (committed.map(_kind) != here.map(_kind)).groupby("method").any()
     ratio = ((new - old).abs() / tolerance).where(~one_side, np.inf).fillna(0.0).stack()
     method, metric = worst = ratio.idxmax()
     if one_side.loc[worst]:
-        lost = (committed.isna() != here.isna())[metric].xs(method, level="method").sum()
-        return False, f"not reproduced: {metric} of {method} is missing on one side, for {lost} of the pairs"
+        lost = (committed[metric].map(_kind) != here[metric].map(_kind)).xs(method, level="method").sum()
+        return False, f"not reproduced: {metric} of {method} is no number on one side, for {lost} of the pairs"
     where = f"{metric} of {method}: {old.loc[worst]:.4g} committed, {new.loc[worst]:.4g} here"
     where += f", tolerance {tolerance.loc[worst]:g}"
     if ratio[worst] <= 1:
         return True, f"reproduced within tolerances; the largest difference of means is {where}"
     beyond = f"{(ratio > 1).sum()} of {len(ratio)} means differ by more than the tolerance"
     return False, f"not reproduced: {beyond}, most of all {where}"
+
+
+def _kind(value: float) -> str:
+    """What a value is where it is no finite number; empty where it is one."""
+    return "" if np.isfinite(value) else str(value)
 
 
 def main(profile: str | None = None) -> int:

@@ -22,7 +22,7 @@ CASES = {
     "none": "no contrast agent",
     "inverted": "contrast agent in the fixed image, and the moving image's intensities inverted",
 }
-_PHANTOMS_MADE_BY = ("images", "pairs", "synthetic", "experiments/cases.py")
+MADE_BY = ("images", "pairs", "synthetic", "spatial.py", "experiments/cases.py")  # code that decides the pairs
 
 
 def case_pairs(case: str, pairs: Path, work: Path, profile: str) -> Path:
@@ -38,7 +38,7 @@ def case_pairs(case: str, pairs: Path, work: Path, profile: str) -> Path:
     if case == "one":
         return pairs
     if case == "inverted":
-        keep(work / case, digest(case, pairs / "pairs.csv"), lambda made: _invert(pairs, made))
+        keep(work / case, digest(case, pairs / "pairs.csv", *code(*MADE_BY)), lambda made: _invert(pairs, made))
         return work / case
     data, grid = settings("data", profile=profile), settings("preprocess", profile=profile)
     if data.source != "phantom":
@@ -51,7 +51,7 @@ def case_pairs(case: str, pairs: Path, work: Path, profile: str) -> Path:
             preprocess(read_manifest(Path(raw) / "manifest.csv"), made, *how, workers=grid.workers)
         forget(made)  # the mark of `preprocess`; the whole folder gets one of its own
 
-    keep(work / case, digest(case, data.pairs, data.seed, *how, *code(*_PHANTOMS_MADE_BY)), make)
+    keep(work / case, digest(case, data.pairs, data.seed, *how, *code(*MADE_BY)), make)
     return work / case
 
 

@@ -14,14 +14,17 @@ import pandas as pd
 
 from mine_reg.images.points import read_points
 from mine_reg.pairs.preprocessed import MADE_FROM, read_pairs
-from mine_reg.settings import root, settings
-from mine_reg.storage.results import code, digest
+from mine_reg.settings import root
+from mine_reg.storage.results import code, digest, locked
 from mine_reg.storage.tables import read_pair_table
 from mine_reg.storage.writing import write_csv
 
 # code that decides what is measured, and that makes phantoms
 MEASURED_BY = ("evaluation/metrics.py", "evaluation/networks.py", "models.py", "spatial.py", "pairs/preprocessed.py")
+MEASURED_BY += ("images/geometry.py",)
 PHANTOMS_MADE_BY = ("synthetic", "pairs/preprocess.py", "images/ct.py", "images/geometry.py", "images/lungs.py")
+PHANTOMS_MADE_BY += ("images/hounsfield.py", "images/masks.py")
+_PHANTOM = r"phantom_\d+"  # pair_id
 
 
 class KeptTrainings:
@@ -41,13 +44,13 @@ class KeptTrainings:
 
     def add(self, key: str, measured: pd.DataFrame, curve: pd.DataFrame) -> pd.DataFrame:
         """Keep what the training ``key`` has measured, and its learning curve; returns the rows as `get` would."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        for name, rows in (("curves", curve), ("measured", measured)):  # the one that counts comes last
-            before = getattr(self, name)
-            before = before[before["training"] != key] if len(before) else before
-            table = pd.concat([*([before] if len(before) else []), rows.assign(training=key)], ignore_index=True)
-            write_csv(table, self._path(name), float_format="%.9g")
-            setattr(self, name, self._read(name, rows.columns[0]))
+        with locked(self.folder):  # what another process has added since stays
+            for name, rows in (("curves", curve), ("measured", measured)):  # the one that counts comes last
+                before = self._read(name, rows.columns[0])
+                before = before[before["training"] != key] if len(before) else before
+                table = pd.concat([*([before] if len(before) else []), rows.assign(training=key)], ignore_index=True)
+                write_csv(table, self._path(name), float_format="%.9g")
+                setattr(self, name, self._read(name, rows.columns[0]))
         return self.get(key)
 
     def _path(self, name: str) -> Path:
@@ -75,16 +78,16 @@ def training_key(identities: list[str], pairs: str, split: str, limits: dict) ->
     return digest(identities, split, limits, pairs, *code(*MEASURED_BY))[:16]
 
 
-def identity_of_pairs(pairs: Path, profile: str) -> str:
+def identity_of_pairs(pairs: Path) -> str:
     """What decides the preprocessed ``pairs``, as a digest.
 
     It is read off the folder, never off params.yaml, which may have changed since. Of phantoms it holds the mean
     distance of corresponding landmarks, to 0.01 mm: other subjects, or another motion, have another.
     """
-    source = settings("data", profile=profile).source
-    if source != "phantom" or pairs != root() / "data/preprocessed":
-        return digest(pairs / "pairs.csv")
     table = read_pairs(pairs)
+    phantoms = table["pair_id"].str.fullmatch(_PHANTOM).all()
+    if not phantoms or pairs.resolve() != (root() / "data/preprocessed").resolve():
+        return digest(pairs / "pairs.csv")
     motion = [
         np.linalg.norm(read_points(row.moving_points) - read_points(row.fixed_points), axis=1).mean()
         for row in table.itertuples()

@@ -38,6 +38,7 @@ RECOVERED_BY = (
     "models.py",
     "spatial.py",
     "pairs/preprocessed.py",
+    "images/geometry.py",
     "training/augmentation.py",
 )
 
@@ -94,7 +95,7 @@ def run_experiments(
     limits = settings("evaluate", profile=profile).recovery
     known, keys, results = None, {}, {}
     if kept is not None:
-        known, made = KeptTrainings(kept), identity_of_pairs(pairs, profile)
+        known, made = KeptTrainings(kept), identity_of_pairs(pairs)
         keys = {name: training_key(job.identities, made, split, limits) for name, job in jobs.items()}
         found = {name: known.get(key) for name, key in keys.items()}
         results = {name: table.assign(method=name) for name, table in found.items() if table is not None}

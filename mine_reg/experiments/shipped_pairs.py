@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 
 from mine_reg.images.ct import lung_mask, read_clipped
 from mine_reg.images.itk_state import one_itk_thread
+from mine_reg.images.reading import image_files
 from mine_reg.pairs.manifest import read_manifest
 from mine_reg.pairs.preprocess import preprocess
 from mine_reg.pairs.preprocessed import load_pair, read_pairs
@@ -28,7 +29,8 @@ from mine_reg.training.augmentation import VALIDATION_POINTS, VOLUMES
 GRIDS = {"coarse": ([64, 64, 64], 5.0), "fine": ([127, 127, 127], 2.5)}
 VALIDATED = ("phantom", "simulated")  # kinds of pairs of which a part is for validation
 TENSORS = "tensors"  # folder of the pairs as `load_tensors` reads them
-PAIRS_MADE_BY = ("images", "pairs", "synthetic", "experiments/shipped_pairs.py")  # code that decides the pairs
+# code that decides the pairs
+PAIRS_MADE_BY = ("images", "pairs", "synthetic", "spatial.py", "registration.py", "experiments/shipped_pairs.py")
 _VALIDATION = 0.1  # of the phantoms and of the simulated pairs
 _IMAGES = ("fixed", "moving")
 _POINTS = VALIDATION_POINTS[:2]
@@ -40,7 +42,8 @@ def make_pairs(scans: pd.DataFrame, work: Path, phantoms: int, simulated: int, s
     Each holds ``fine`` pairs as `preprocess` leaves them, and the same as ``tensors``, and is kept in ``work``.
     """
     ids = scans[["scan_id", "subject_id"]].assign(with_mask=scans["mask"] != "").to_dict("list")
-    seen = [ids, *(Path(path) for path in (*scans["image"], *scans["mask"]) if path)]
+    given = (Path(path) for path in (*scans["image"], *scans["mask"]) if path)
+    seen = [ids, *itertools.chain.from_iterable(map(image_files, given))]
     window, fine, counts = settings("preprocess").window_hu, GRIDS["fine"], {"train": simulated}
 
     def kept(kind: str, write: Callable[[Path], object], *decided_by) -> Path:

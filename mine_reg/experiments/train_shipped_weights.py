@@ -207,7 +207,7 @@ def make_weights(loss: str, pairs: dict[str, Path], scans: list[str], arguments:
 
     scans : names of those that were seen
 
-    The file is there, without the fine level, as soon as DeformNet is trained.
+    Where there is no file yet, one without the fine level is there as soon as DeformNet is trained.
     """
     with (
         open(arguments.work / f"{loss}.log", "a", encoding="utf-8", buffering=1) as log,
@@ -242,9 +242,9 @@ _RECORDED += tuple(f"{network}_epochs" for network in NETWORKS)
 
 
 def _commit() -> str:
-    """The commit of this checkout, "" where it is none."""
+    """The commit of this checkout, with ``-dirty`` where files differ from it; "" where there is none."""
     with contextlib.suppress(OSError):
-        command = ["git", "rev-parse", "HEAD"]
+        command = ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
         return subprocess.run(command, capture_output=True, encoding="utf-8", check=False, cwd=root()).stdout.strip()
     return ""
 

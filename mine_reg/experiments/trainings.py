@@ -9,9 +9,7 @@ from statsmodels.stats.anova import anova_lm
 
 from mine_reg.evaluation.metrics import HIGHER_IS_BETTER, LABELS, METRICS
 from mine_reg.evaluation.statistics import METHODS, holm
-from mine_reg.evaluation.strongest import NETWORKS, against_strongest, outcome
-
-_DIGITS = {"dsc": 4, "folding_percent": 4, "sd_log_jacobian": 4}
+from mine_reg.evaluation.strongest import DIGITS, NETWORKS, against_strongest, outcome
 
 
 def crossed_test(differences: pd.DataFrame, alpha: float = 0.05) -> dict[str, float]:
@@ -75,7 +73,10 @@ def by_training(both: pd.DataFrame, method: str, metric: str) -> pd.DataFrame:
 
 def difference(one: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
     """One minus other, pairs by trainings, for trainings that both have and pairs that are finite in all of them; what
-    is not trained is the same beside every training of the other."""
+    is not trained is the same beside every training of the other.
+
+    Raises ValueError when they have no pair, or no training, in common.
+    """
     if _untrained(other) and not _untrained(one):
         other = pd.DataFrame(dict.fromkeys(one, other.iloc[:, 0]))
     elif _untrained(one) and not _untrained(other):
@@ -83,6 +84,8 @@ def difference(one: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
     elif one.shape[1] == other.shape[1] == 1:
         one, other = one.set_axis([0], axis=1), other.set_axis([0], axis=1)
     one, other = one.align(other, join="inner")
+    if one.empty:
+        raise ValueError("the methods share no pair and training; measure both on the same pairs, by the same seeds")
     return (one - other).replace([np.inf, -np.inf], np.nan).dropna()
 
 
@@ -164,7 +167,7 @@ def spread_markdown(table: pd.DataFrame, methods: dict[str, str] = METHODS) -> s
     """
 
     def cell(row) -> str:
-        digits = _DIGITS.get(row.metric, 2)
+        digits = DIGITS.get(row.metric, 2)
         between = "" if np.isnan(row.sd_trainings) else f" ({row.sd_trainings:.{digits}f})"
         return "–" if np.isnan(row.mean) else f"{row.mean:.{digits}f} ± {row.sd_pairs:.{digits}f}{between}"
 
@@ -176,7 +179,7 @@ def spread_markdown(table: pd.DataFrame, methods: dict[str, str] = METHODS) -> s
 
 def comparison_markdown(tests: pd.DataFrame, alpha: float = 0.05, methods: dict[str, str] = METHODS) -> str:
     """`crossed_tests` as Markdown; ``methods`` : their names in the table."""
-    digits = [_DIGITS.get(metric, 2) for metric in tests["metric"]]
+    digits = [DIGITS.get(metric, 2) for metric in tests["metric"]]
     cells = [
         {
             "Metric": LABELS[row.metric],
@@ -194,13 +197,13 @@ def comparison_markdown(tests: pd.DataFrame, alpha: float = 0.05, methods: dict[
 
 
 def sentences(tests: pd.DataFrame, alpha: float = 0.05, methods: dict[str, str] = METHODS) -> str:
-    """What the tests say of TRE, DSC and folding, one sentence for each comparison, Markdown.
+    """What the tests say of TRE and DSC, one sentence for each comparison, Markdown.
 
     methods : their names in the sentences
     """
     said = []
     for row in tests[tests["metric"].isin(("tre_mm", "dsc"))].itertuples():
-        digits, unit = (_DIGITS[row.metric], "") if row.metric in _DIGITS else (2, " mm")
+        digits, unit = (DIGITS[row.metric], "") if row.metric in DIGITS else (2, " mm")
         said.append(
             f"- {LABELS[row.metric].split('/')[0]}: {methods[row.network]} {row.mean_network:.{digits}f}{unit}, "
             f"{methods[row.opponent]} {row.mean_opponent:.{digits}f}{unit}: {outcome(row, alpha)} "

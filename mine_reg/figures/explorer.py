@@ -13,8 +13,9 @@ from ipyniivue import MultiplanarType, NiiVue, ShowRender, SliceType
 from matplotlib.figure import Figure
 
 from mine_reg.figures.plots import View, red_cyan
-from mine_reg.images.ct import AIR_HU, read_ct, read_mask
-from mine_reg.images.geometry import averaged, displacement_voxels, on_grid, same_grid, to_tensor
+from mine_reg.images.ct import read_ct, read_mask
+from mine_reg.images.geometry import averaged, displacement_voxels, on_grid, to_tensor
+from mine_reg.images.hounsfield import AIR_HU
 from mine_reg.images.transforms import ITK_FILE, read_transform
 from mine_reg.spatial import jacobian_determinant
 
@@ -96,12 +97,18 @@ class RegisteredPair:
     def _inconsistency(self, path: Path) -> torch.Tensor | None:
         if not path.is_file():
             return None
-        millimetres = sitk.ReadImage(str(path))
-        if not same_grid(millimetres, self.grid):
+        millimetres = sitk.ReadImage(str(path))  # on a coarser grid than the field
+        corners = ([0, 0, 0], [n - 1 for n in self.grid.GetSize()])
+        places = [
+            millimetres.TransformPhysicalPointToContinuousIndex(self.grid.TransformIndexToPhysicalPoint(corner))
+            for corner in corners
+        ]
+        if not all(-1 <= i <= n for place in places for i, n in zip(place, millimetres.GetSize(), strict=True)):
             raise ValueError(
-                f"{path} is on another grid than {path.parent / 'dvf.nii.gz'}; remove it, or register again"
+                f"{path} does not cover {path.parent / 'dvf.nii.gz'}, so it is of another pair; remove it, or register "
+                "again"
             )
-        return to_tensor(millimetres)
+        return to_tensor(on_grid(millimetres, self.grid, 0))
 
     def _on_working_grid(self, image: sitk.Image, transform: sitk.Transform | None = None) -> sitk.Image:
         """The image as voxels of the working grid see it, through ``transform``."""

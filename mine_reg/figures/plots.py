@@ -206,12 +206,9 @@ def show_pair(
 
 CURVE_LABELS = {
     "mine": "MINE / nats",
-    "dice": "soft Dice",
     "dsc": "DSC",
     "tv": r"$L_{TV}$",
     "tre_mm": "TRE / mm",
-    "loss": "loss",
-    "log_partition": r"$\log\,E[e^T]$",
 }
 
 

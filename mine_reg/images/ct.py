@@ -6,12 +6,11 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
+from mine_reg.images.hounsfield import AIR_HU, BODY_HU
 from mine_reg.images.lungs import find_lungs
 from mine_reg.images.masks import lung_of
 from mine_reg.images.reading import checked_volume, read_image
 
-AIR_HU = -1024  # exports hold down to -3024 HU outside the field of view
-BODY_HU = -500  # between air, or lung, and soft tissue
 LUNGS_HU = (-950, -400)  # mean of both lungs, from emphysema to severe pneumonia
 OFFSET = 1024  # that exports without a rescale leave in
 

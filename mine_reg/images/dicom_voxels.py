@@ -13,8 +13,8 @@ from pydicom.uid import RLELossless, generate_uid
 from scipy.ndimage import label
 
 from mine_reg.images.dicom_header import Frame, value_of, whole_number
+from mine_reg.images.hounsfield import AIR_HU
 
-_AIR_HU = -1024  # as in `ct`
 _LAYOUT = ("Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation")
 
 
@@ -171,9 +171,9 @@ def _air_for_padding(hu: np.ndarray, stored: np.ndarray, frame: Frame, data: Dat
     # some files give the value of signed voxels as an unsigned number, and the reverse
     low, high = sorted(int(np.int64(end).astype(stored.dtype)) for end in (low, high))
     slope, intercept = _rescale(frame)
-    if max(slope * low + intercept, slope * high + intercept) <= _AIR_HU:
+    if max(slope * low + intercept, slope * high + intercept) <= AIR_HU:
         return
     components, count = label((stored >= low) & (stored <= high))
     if count:
         border = np.concatenate([components[0], components[-1], components[:, 0], components[:, -1]])
-        hu[np.isin(components, border[border > 0])] = _AIR_HU
+        hu[np.isin(components, border[border > 0])] = AIR_HU

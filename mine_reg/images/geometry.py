@@ -156,6 +156,15 @@ def centred_grid(centre_xyz: Sequence[float], size: Sequence[int], spacing_mm: f
     return grid
 
 
+def grid_over(image: sitk.Image, spacing_mm: float) -> sitk.Image:
+    """An empty grid of axes L, P, S and at least 4 voxels along each, over the box of the image's voxel centres."""
+    corners = np.array(np.meshgrid(*[(0, n - 1) for n in image.GetSize()[::-1]], indexing="ij")).reshape(3, -1).T
+    points = voxels_to_points(corners, image).numpy()
+    low, high = points.min(0), points.max(0)
+    size = np.maximum(np.ceil((high - low) / spacing_mm).astype(int) + 1, 4)
+    return centred_grid((low + high) / 2, size[::-1].tolist(), spacing_mm)
+
+
 def averaged(image: sitk.Image, spacing_mm: float) -> sitk.Image:
     """The image as voxels of ``spacing_mm`` would see it, still on its own grid.
 

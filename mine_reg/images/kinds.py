@@ -4,7 +4,7 @@ import gzip
 import zlib
 from pathlib import Path
 
-from mine_reg.storage.writing import check_name
+from mine_reg.storage.writing import check_utf8
 
 UNKNOWN = (
     "it is no image of a known kind, or its beginning is damaged; give NIfTI, NRRD, MetaImage or a folder with one "
@@ -19,7 +19,7 @@ def kind_of(path: Path) -> str:
 
     Raises FileNotFoundError when there is nothing at ``path``, and ValueError (one sentence) for anything else.
     """
-    check_name(path)
+    check_utf8(path)
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist")
     if path.is_dir():

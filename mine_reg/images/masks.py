@@ -4,14 +4,13 @@ import numpy as np
 import SimpleITK as sitk
 
 from mine_reg.images.geometry import same_grid
+from mine_reg.images.hounsfield import AIR_HU, BODY_HU
 
 LUNGS_L = (0.5, 12.0)  # litres of both lungs, from a child's, or a crop, to the largest there are
 _ROUNDING = 1e-3  # of labels that were stored as fractions, e.g. 255 * (1 / 255)
 _MOST_LABELS = 40  # lungs, lobes, segments, airways; with more it is an image, or probabilities in percent
 _MOST_VOXELS = 0.9  # that lungs can fill of a scan, however tightly cropped
-_AIR_HU = -970.0  # mean in the air around a body; in lungs with severe emphysema -930
-_BODY_HU = -500  # between air, or lung, and soft tissue
-_CT_AIR_HU = -1024  # exports hold down to -3024 HU outside the field of view
+_AROUND_HU = -970.0  # mean in the air around a body; in lungs with severe emphysema -930
 
 
 def lung_of(mask: sitk.Image, image: sitk.Image, what: str, owner: str) -> sitk.Image:
@@ -90,9 +89,14 @@ def _check_place(lung: np.ndarray, hu: np.ndarray, what: str, owner: str) -> Non
         raise ValueError(
             f"{what} marks {100 * share:.0f} % of all voxels, so it looks inverted; give 1 in the lungs and 0 elsewhere"
         )
-    mean = float(np.maximum(hu[lung].astype(np.float32), _CT_AIR_HU).mean(dtype=np.float64))
-    if mean < _AIR_HU and hu.max() > _BODY_HU:
+    mean = float(np.maximum(hu[lung].astype(np.float32), AIR_HU).mean(dtype=np.float64))
+    if mean < _AROUND_HU and hu.max() > BODY_HU:
         raise ValueError(
             f"{what} marks air outside the body (a mean of {mean:.0f} HU in {owner}); check that it belongs to this "
             "image, and its orientation"
         )
+
+
+def litres(mask: sitk.Image) -> float:
+    """The volume of a mask's voxels above 0."""
+    return float(np.count_nonzero(sitk.GetArrayViewFromImage(mask) > 0) * np.prod(mask.GetSpacing()) / 1e6)

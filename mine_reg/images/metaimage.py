@@ -2,6 +2,7 @@
 spacing that is not given, a skipped part of the data, and data that is damaged or longer than the header says.
 """
 
+import warnings
 import zlib
 from pathlib import Path
 
@@ -9,9 +10,10 @@ import numpy as np
 
 from mine_reg.images.whole import check_length, chunks_of, voxel_bytes
 
+_AXES = ("TransformMatrix", "Rotation", "Orientation")
 _PLACING = {  # fields and their other names, and how many numbers each has
     ("Offset", "Position", "Origin"): 3,
-    ("TransformMatrix", "Rotation", "Orientation"): 9,
+    _AXES: 9,
     ("ElementSpacing", "ElementSize"): 3,
 }
 
@@ -42,6 +44,12 @@ def check_metaimage(path: Path) -> None:
         given = [_numbers(fields[name]) for name in names if name in fields]
         if volume and any(len(numbers) != count or not np.isfinite(numbers).all() for numbers in given):
             raise ValueError(f"{path} has a damaged header: {names[0]} must be {count} finite numbers; mend it")
+    if volume and not any(name in fields for name in _AXES):
+        warnings.warn(
+            f"{path} does not say how its axes lie (TransformMatrix in its header); taken, as the format has it, for x "
+            "to the left, y to the back and z up",
+            stacklevel=2,
+        )
     spacing = _numbers(fields.get("ElementSpacing", fields.get("ElementSize", "")))
     if not spacing:
         raise ValueError(f"{path} does not say how large its voxels are; write ElementSpacing, in mm, into its header")

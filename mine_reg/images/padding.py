@@ -4,7 +4,8 @@ import numpy as np
 import SimpleITK as sitk
 from scipy.ndimage import label
 
-from mine_reg.images.ct import AIR_HU, doubt_about_hu
+from mine_reg.images.ct import doubt_about_hu
+from mine_reg.images.hounsfield import AIR_HU
 
 _AIR = -900.0  # HU; what is filled with less reads as air anyway
 _LEAST = 0.01  # of the voxels

@@ -10,7 +10,7 @@ from mine_reg.images.kinds import UNKNOWN, kind_of
 from mine_reg.images.metaimage import check_metaimage, metaimage_files
 from mine_reg.images.nifti import nifti_files, read_nifti
 from mine_reg.images.nrrd import check_nrrd, nrrd_files
-from mine_reg.storage.writing import check_name
+from mine_reg.storage.writing import check_utf8
 
 
 @decimal_point()
@@ -72,7 +72,7 @@ def checked_volume(image: sitk.Image, name: str | Path) -> sitk.Image:
 @decimal_point()
 def read_or_explain(reader, path: str | Path):
     """``reader(path)``, with what ITK says when it fails in one sentence that names the file."""
-    check_name(path)
+    check_utf8(path)
     if not Path(path).exists():
         raise FileNotFoundError(f"{path} does not exist")
     if Path(path).is_file() and Path(path).stat().st_size == 0:

@@ -9,7 +9,7 @@ import SimpleITK as sitk
 from mine_reg.images.fields import check_finite
 from mine_reg.images.reading import read_or_explain
 from mine_reg.images.writing import fields_of, parts_of, quiet
-from mine_reg.storage.writing import check_name
+from mine_reg.storage.writing import check_utf8
 
 _ADVICE = "give the transform.h5 that `mine-reg register` has written, or another file that ITK can read"
 _SEVERAL = "more than one transform"  # what SimpleITK writes to stderr when it takes the first one alone
@@ -18,7 +18,7 @@ _MOST_BYTES = 2**32  # of a .mat, whose header speaks of any number
 
 def read_transform_file(path: str | Path) -> sitk.Transform:
     """A transform of 3 dimensions. Raises FileNotFoundError, or ValueError, one sentence that names the file."""
-    check_name(path := Path(path))
+    check_utf8(path := Path(path))
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; {_ADVICE}")
     if path.is_dir():

@@ -1,10 +1,5 @@
-"""Physical space: images on disk, and the one place where SimpleITK meets tensors.
-
-ITK speaks x, y, z and LPS millimetres; the study's tensors are (B, C, D, H, W), axes z, y, x, and speak voxels. Every
-transform maps fixed to moving points. With index = T2I t for the coordinates t in [-1, 1] of ``affine_grid``
-(align_corners=True) and T2P = [direction diag(spacing) | origin] T2I, an affine ``theta`` is, in millimetres,
-T2P_moving theta inv(T2P_fixed).
-"""
+"""Transforms as files and as displacements: those of this study, of ANTs, and any that ITK reads, applied to images,
+points and grids."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -7,6 +7,7 @@ from scipy.ndimage import binary_erosion, label
 
 from mine_reg.images.ct import lung_mask
 from mine_reg.images.geometry import on_grid
+from mine_reg.images.masks import litres
 
 _AIR_HU = -400.0  # between lung and soft tissue
 _MOST_AT_SIDES = 0.08  # share of a cut lung's voxels; around a body that fills the image it is 0.2 or more
@@ -34,15 +35,11 @@ def lungs_of_crop(image: sitk.Image, shown_on: sitk.Image) -> sitk.Image:
     closed.CopyInformation(image)
     closed = sitk.ConstantPad(closed, [1, 1, 0], [1, 1, 0], _WALL_HU)
     closed = sitk.Crop(lung_mask(closed), [1, 1, 0], [1, 1, 0])
-    if _litres(closed) > _LARGE_LITRES:
+    if litres(closed) > _LARGE_LITRES:
         bare = lung_mask(image)
-        if _litres(closed) > _MOST_WON * _litres(bare):
+        if litres(closed) > _MOST_WON * litres(bare):
             return bare
     return closed
-
-
-def _litres(mask: sitk.Image) -> float:
-    return np.count_nonzero(sitk.GetArrayViewFromImage(mask)) * np.prod(mask.GetSpacing()) / 1e6
 
 
 def with_walls(hu: np.ndarray, shown: np.ndarray) -> np.ndarray:

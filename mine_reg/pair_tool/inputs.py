@@ -8,6 +8,7 @@ import SimpleITK as sitk
 
 from mine_reg.images.ct import OFFSET, Image, read_ct
 from mine_reg.images.geometry import averaged, on_grid
+from mine_reg.images.masks import litres
 from mine_reg.images.padding import doubt_about_values, lowest_shown, without_padding
 from mine_reg.pair_tool.cropped_lungs import lungs_of_crop
 from mine_reg.pair_tool.report import read_masks
@@ -89,7 +90,7 @@ def read_images(
         masks,
         regions,
         kinds,
-        {role: _litres(region) if kinds[role] == LUNGS else None for role, region in regions.items()},
+        {role: litres(region) if kinds[role] == LUNGS else None for role, region in regions.items()},
         {role: one.body for role, one in read.items()},
         {role: averaged(one.seen, spacing) for role, one in read.items()},
         {role: one.shown for role, one in read.items()},
@@ -116,10 +117,6 @@ def _lungs(coarse: sitk.Image, image: sitk.Image) -> sitk.Image | None:
         return lungs_of_crop(coarse, image)
     except ValueError:
         return None
-
-
-def _litres(region: sitk.Image) -> float:
-    return float((sitk.GetArrayViewFromImage(region) > 0).sum() * np.prod(region.GetSpacing()) / 1e6)
 
 
 def _doubts_about_hu(read: dict[str, _One], names: dict[str, str]) -> list[str]:

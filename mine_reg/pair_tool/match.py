@@ -9,8 +9,9 @@ import numpy as np
 import SimpleITK as sitk
 from torch import Tensor
 
-from mine_reg.images.ct import AIR_HU, Image
+from mine_reg.images.ct import Image
 from mine_reg.images.geometry import composite_transform
+from mine_reg.images.hounsfield import AIR_HU
 from mine_reg.images.points import Points, read_pair_points
 from mine_reg.images.transforms import apply_transform
 from mine_reg.pair_tool.device import chosen_device

@@ -6,8 +6,8 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
-from mine_reg.images.ct import AIR_HU
 from mine_reg.images.geometry import on_grid
+from mine_reg.images.hounsfield import AIR_HU
 from mine_reg.pair_tool.undisturbed import undisturbed
 from mine_reg.spatial import jacobian_determinant
 

@@ -18,6 +18,7 @@ from matplotlib.patheffects import withStroke
 
 from mine_reg.pair_tool.middle_slices import Slice
 from mine_reg.pair_tool.undisturbed import undisturbed
+from mine_reg.pair_tool.verdict import DOUBTFUL, FAILED, TRUSTED
 from mine_reg.storage.writing import write_bytes
 
 _WINDOW_HU = (-1000.0, 200.0)  # vessels of the lung stand out, and soft tissue is not yet white
@@ -28,7 +29,7 @@ _COLUMN, _GAP, _BAR, _LINE, _DPI = 320, 6, 58, 19, 100  # pixels
 _COLUMNS = ("before: fixed red, moving cyan", "after: grey where they agree", "checkerboard", "Jacobian determinant")
 _SIDES = {"axial": "SI", "coronal": "PA", "sagittal": "LR"}  # of 0 in LPS: where the axis cut grows, where it falls
 _EDGES = {"axial": "RLA", "coronal": "RLS", "sagittal": "APS"}  # left, right, above
-_VERDICTS = {"trusted": "#7fdc7f", "doubtful": "#ffd24d", "failed": "#ff7b6b"}
+_COLOURS = {TRUSTED: "#7fdc7f", DOUBTFUL: "#ffd24d", FAILED: "#ff7b6b"}
 _WARNING = "!"
 _CHANGED = {  # numbers of the report with _before and _after
     "tre_mm": ("TRE", "{:.2f}", " mm"),
@@ -137,9 +138,9 @@ class _Page:
     def head(self, name: str, verdict: str) -> None:
         right = 4 * (_COLUMN + _GAP)
         self.write(_GAP, 0.7 * _LINE, _shortened(name, 120), _font(11, "bold"))
-        self.write(right, 0.7 * _LINE, verdict, _font(12, "bold"), _VERDICTS.get(verdict, "white"), "right")
+        self.write(right, 0.7 * _LINE, verdict, _font(12, "bold"), _COLOURS.get(verdict, "white"), "right")
         for number, line in enumerate(self.lines, 1):
-            colour = _VERDICTS["doubtful"] if line.startswith(_WARNING) else "white"
+            colour = _COLOURS[DOUBTFUL] if line.startswith(_WARNING) else "white"
             self.write(_GAP, (number + 0.7) * _LINE, line, colour=colour)
         for column, heading in enumerate(_COLUMNS):
             centre = _GAP + column * (_COLUMN + _GAP) + _COLUMN / 2

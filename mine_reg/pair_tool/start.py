@@ -20,7 +20,7 @@ from mine_reg.models import DeformNet
 from mine_reg.pair_tool.conventional_affine import conventional_affine
 from mine_reg.pair_tool.inputs import BODY, Images
 from mine_reg.pair_tool.views import Views
-from mine_reg.registration import Registration, halved, predict_fine
+from mine_reg.registration import PASSES_OF_THE_COARSE, Registration, halved, predict_fine
 from mine_reg.spatial import sample_at, transform_points, upsample
 
 _SAME_MM = 8.0  # starts nearer to each other than this are one
@@ -32,7 +32,6 @@ _GAIN = 1.002  # of the measure, for which the finer answer is taken
 _CLEAR_GAIN = 1.1  # for which networks are believed at all: on cropped scans they gained less and were wrong
 ENOUGH = 0.36  # agreement with networks; below it a conventional affine registration is tried, too
 _LOST = 0.25  # below which it is tried from all starts
-_PASSES_OF_THE_COARSE = 2  # of the coarse DeformNet on the fine grid
 
 
 @dataclass
@@ -153,7 +152,7 @@ def best_start(views: Views, registration: Registration, fine: DeformNet | None)
         if max(answer.agreement for answer in answers) < enough:
             answers += _after_conventional_affine(registration, coarse, start)
     best = max(answers, key=lambda answer: answer.agreement / (1 if answer.by == "none" else _CLEAR_GAIN))
-    network, passes = (fine, None) if fine is not None else (registration.deformnet, _PASSES_OF_THE_COARSE)
+    network, passes = (fine, None) if fine is not None else (registration.deformnet, PASSES_OF_THE_COARSE)
     compare = Comparison(views, coarse=False)
     best = _on_fine_grid(network, passes, compare, best)
     if best.start.shift.any():  # on the fine grid, too, nothing worse than the header is taken

@@ -3,6 +3,7 @@
 from mine_reg.images.masks import LUNGS_L
 
 TRUSTED, DOUBTFUL, FAILED = VERDICTS = ("trusted", "doubtful", "failed")
+EXIT_CODES = {TRUSTED: 0, DOUBTFUL: 3, FAILED: 4}  # of `mine-reg` with --strict
 
 # what doubts rest on, chosen on pairs of known truth, many of them made to fail: benchmarks/verdict.py
 _INCONSISTENCY_MM = (9.0, 15.0)  # median within the region: doubtful, failed
@@ -30,7 +31,7 @@ def verdict(report: dict) -> tuple[str, list[str]]:
     if report["region_dsc"] is not None:
         found.append(_below(report["region_dsc"], _LUNG_OVERLAP, "the registered lungs overlap with a DSC of {:.2f}"))
     before, after = report["mutual_information_before"], report["mutual_information_after"]
-    if after < before or (after == before and report["agreement"] < _SAME):
+    if not after >= before or (after == before and report["agreement"] < _SAME):
         found.append((1, "mutual information did not rise; look at the result before you use it"))
     if without := [role for role, kind in report["regions"].items() if kind == "body"]:
         sentence = f"without lungs in the {' and '.join(without)} image nothing tells whether lungs were registered"
@@ -47,8 +48,8 @@ def verdict(report: dict) -> tuple[str, list[str]]:
 
 
 def _above(value: float, limits: tuple[float, float], sentence: str) -> tuple[int, str]:
-    return (value > limits[0]) + (value > limits[1]), sentence.format(value)
+    return (not value <= limits[0]) + (not value <= limits[1]), sentence.format(value)  # NaN is beyond any limit
 
 
 def _below(value: float, limits: tuple[float, float], sentence: str) -> tuple[int, str]:
-    return (value < limits[0]) + (value < limits[1]), sentence.format(value)
+    return (not value >= limits[0]) + (not value >= limits[1]), sentence.format(value)

@@ -6,8 +6,8 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
-from mine_reg.images.ct import AIR_HU
-from mine_reg.images.geometry import averaged, centred_grid, on_grid, to_tensor, voxels_to_points
+from mine_reg.images.geometry import averaged, centred_grid, grid_over, on_grid, to_tensor, voxels_to_points
+from mine_reg.images.hounsfield import AIR_HU
 from mine_reg.images.lungs import find_body
 
 WINDOW_HU = (-1000.0, 500.0)
@@ -29,7 +29,7 @@ def thinned(image: sitk.Image) -> sitk.Image:
 
 def on_lungs_grid(image: sitk.Image, outside: float = AIR_HU) -> sitk.Image:
     """The image on an axis-aligned grid of 4 mm over it, on which lungs and the body are looked for."""
-    return on_grid(averaged(image, _LUNGS_MM), _grid_over(image, _LUNGS_MM), outside)
+    return on_grid(averaged(image, _LUNGS_MM), grid_over(image, _LUNGS_MM), outside)
 
 
 def marked_region(mask: sitk.Image, name: str) -> sitk.Image:
@@ -86,12 +86,3 @@ def fading_border(size: Sequence[int], spacing_mm: float, over_mm: float = TAPER
         ramp = (torch.minimum(steps, n - 1 - steps) * spacing_mm / over_mm).clamp(max=1.0)
         weights = weights * ramp.view([-1 if axis == other else 1 for other in range(3)])
     return weights[None, None]
-
-
-def _grid_over(image: sitk.Image, spacing_mm: float) -> sitk.Image:
-    """An axis-aligned grid over the box of the image's voxel centres."""
-    corners = np.array(np.meshgrid(*[(0, n - 1) for n in image.GetSize()[::-1]], indexing="ij")).reshape(3, -1).T
-    points = voxels_to_points(corners, image).numpy()
-    low, high = points.min(0), points.max(0)
-    size = np.maximum(np.ceil((high - low) / spacing_mm).astype(int) + 1, 4)
-    return centred_grid((low + high) / 2, size[::-1].tolist(), spacing_mm)

@@ -9,8 +9,9 @@ import pandas as pd
 import SimpleITK as sitk
 from tqdm import tqdm
 
-from mine_reg.images.ct import AIR_HU, LUNGS_HU, blood_hu, read_clipped, read_mask
+from mine_reg.images.ct import LUNGS_HU, blood_hu, read_clipped, read_mask
 from mine_reg.images.geometry import points_to_voxels
+from mine_reg.images.hounsfield import AIR_HU
 from mine_reg.images.itk_state import no_itk_warnings, one_itk_thread
 from mine_reg.images.masks import LUNGS_L
 from mine_reg.images.padding import doubt_about_values

@@ -211,16 +211,6 @@ def _advice(path: str) -> str:
     return "; write / between folders" if "\\" in path else ""
 
 
-SOURCES = ("phantom", "simulate", "manifest")
-
-
-def check_source(source: str) -> str:
-    """``source`` itself; raises ValueError when no such source exists."""
-    if source not in SOURCES:
-        raise ValueError(f"unknown data.source {source!r}; choose from {', '.join(SOURCES)}")
-    return source
-
-
 def collect_manifest(path: str | Path, folder: str | Path) -> pd.DataFrame:
     """Check a user's manifest and write it to ``folder/manifest.csv`` with absolute paths; the images stay where they
     are.

@@ -3,8 +3,9 @@
 import numpy as np
 import SimpleITK as sitk
 
-from mine_reg.images.ct import AIR_HU, lung_mask
-from mine_reg.images.geometry import averaged, centred_grid, on_grid
+from mine_reg.images.ct import lung_mask
+from mine_reg.images.geometry import averaged, grid_over, on_grid
+from mine_reg.images.hounsfield import AIR_HU
 
 _GRID_MM = 4.0  # on which lungs are looked for
 _LITTLE = 0.9  # DSC with the lungs that a threshold finds; right masks have 0.97, those of other people up to 0.91
@@ -18,7 +19,7 @@ def doubts_about_masks(images: dict[str, sitk.Image], masks: dict[str, sitk.Imag
     """
     said, own, crossed = [], {}, {}
     for role, other in (("fixed", "moving"), ("moving", "fixed")):
-        grid = _grid(images[role])
+        grid = grid_over(images[role], _GRID_MM)
         try:
             lungs = _values(lung_mask(on_grid(averaged(images[role], _GRID_MM), grid, AIR_HU)))
         except ValueError:
@@ -45,15 +46,6 @@ def doubts_about_masks(images: dict[str, sitk.Image], masks: dict[str, sitk.Imag
 def dice(a: np.ndarray, b: np.ndarray) -> float:
     """DSC of two masks."""
     return float(2 * (a & b).sum() / max(a.sum() + b.sum(), 1))
-
-
-def _grid(image: sitk.Image) -> sitk.Image:
-    """An empty grid of axes L, P, S that holds the whole image."""
-    corners = np.array(np.meshgrid(*[(0, n - 1) for n in image.GetSize()])).reshape(3, -1).T
-    places = [image.TransformContinuousIndexToPhysicalPoint(corner.astype(float).tolist()) for corner in corners]
-    low, high = np.min(places, axis=0), np.max(places, axis=0)
-    size = np.maximum(4, np.ceil((high - low) / _GRID_MM).astype(int) + 1)
-    return centred_grid((low + high) / 2, size[::-1].tolist(), _GRID_MM)
 
 
 def _coarse(mask: sitk.Image, grid: sitk.Image) -> sitk.Image:

@@ -8,8 +8,8 @@ import numpy as np
 import SimpleITK as sitk
 from scipy.ndimage import distance_transform_edt, map_coordinates
 
-from mine_reg.images.ct import AIR_HU
 from mine_reg.images.geometry import averaged, points_to_voxels, voxels_to_points
+from mine_reg.images.hounsfield import AIR_HU
 
 _MOST, _FEWEST = 300, 8  # points that are looked at; fewer say too little
 _AROUND_MM = np.array([-8.0, -4.0, 0.0, 4.0, 8.0])  # where the images are compared, along each axis

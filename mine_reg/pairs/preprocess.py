@@ -15,8 +15,9 @@ import pandas as pd
 import SimpleITK as sitk
 from tqdm import tqdm
 
-from mine_reg.images.ct import AIR_HU, BODY_HU, lung_mask, read_clipped, read_mask
+from mine_reg.images.ct import lung_mask, read_clipped, read_mask
 from mine_reg.images.geometry import averaged, centred_grid, on_grid, points_to_voxels
+from mine_reg.images.hounsfield import AIR_HU, BODY_HU
 from mine_reg.images.itk_state import one_itk_thread
 from mine_reg.images.points import read_point_pair
 from mine_reg.images.reading import image_files

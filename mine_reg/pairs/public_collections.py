@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 import SimpleITK as sitk
 
-from mine_reg.images.ct import AIR_HU, lung_mask
+from mine_reg.images.ct import lung_mask
 from mine_reg.images.geometry import same_grid, to_image, voxels_to_points
+from mine_reg.images.hounsfield import AIR_HU
 from mine_reg.images.reading import read_image
 from mine_reg.images.writing import write_image
 from mine_reg.pairs.collection_files import SIDES, PairFiles, ScanFiles, find_pairs

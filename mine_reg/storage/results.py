@@ -19,7 +19,7 @@ from pathlib import Path, PurePath
 
 import numpy as np
 
-from mine_reg.storage.writing import BEGUN, begun_name, check_name, new_folders, sweep, to_disk, write_json
+from mine_reg.storage.writing import BEGUN, begun_name, check_utf8, new_folders, sweep, to_disk, write_json
 
 MARK = ".made_from.json"
 PACKAGE = Path(__file__).parents[1]
@@ -74,7 +74,7 @@ def keep(folder: Path, key: str | None, make: Callable[[Path], None], names: Ite
     untouched. Raises OSError that names ``folder`` before anything is made when nothing can be written there, or a
     folder lies in the place of one of ``names``, and ValueError for a name that is not UTF-8.
     """
-    check_name(folder := Path(folder))
+    check_utf8(folder := Path(folder))
     if key is not None and is_complete(folder, key):
         return False
     with new_folders(folder), locked(folder) as alone:

@@ -45,7 +45,7 @@ def plain_errors(until_stopped: bool = True):
         needed = f"this command belongs to the study and needs {error.name}"
         print(f"Error: {needed}, which `pip install 'mine_reg[study]'` brings", file=sys.stderr)
         raise SystemExit(1) from None
-    except (ValueError, OSError, RuntimeError, MemoryError) as error:
+    except (ValueError, ArithmeticError, OSError, RuntimeError, MemoryError) as error:
         # a ValueError may list the problems of a whole table
         said = str(error) if isinstance(error, ValueError) and str(error) else one_sentence(error)
         print(f"Error: {said}", file=sys.stderr)

@@ -43,7 +43,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     file keeps its permissions, and what is no file (/dev/stdout) is handed out itself. Raises OSError that names
     ``path``, and ValueError for a name that is not UTF-8.
     """
-    check_name(path := Path(os.path.realpath(path)))
+    check_utf8(path := Path(os.path.realpath(path)))
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, "is a folder; name a file in it", str(path))
     if path.exists() and not path.is_file():
@@ -65,7 +65,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
             beside.unlink(missing_ok=True)
 
 
-def check_name(path: str | Path) -> None:
+def check_utf8(path: str | Path) -> None:
     """Raises ValueError for a path that is not UTF-8, at which ITK ends the whole process."""
     try:
         os.fspath(path).encode()

@@ -32,7 +32,7 @@ def folder_data(cfg: SimpleNamespace, pairs: Path) -> PairData:
 class PairDataset(Dataset):
     """Preprocessed pairs of one split as dictionaries of tensors (C, D, H, W); kept in memory when asked to.
 
-    names : attributes of ``preprocess.Pair`` to deliver; those that a pair does not have are left out
+    names : attributes of `preprocessed.Pair` to deliver; those that a pair does not have are left out
     subjects : pairs of so many subjects only, drawn with ``seed``; None: of all
 
     Raises ValueError when the split is empty or has fewer subjects.

@@ -23,7 +23,9 @@ from mine_reg.training.modules import RegistrationTraining
 from mine_reg.training.weights import restore_network, save_network
 
 CURVES = "curves"
-LEARNED_BY = ("models.py", "losses.py", "spatial.py", "training")  # code that decides what a training learns
+# code that decides what a training learns
+LEARNED_BY = ("models.py", "losses.py", "spatial.py", "registration.py", "training", "pairs/preprocessed.py")
+LEARNED_BY += ("images/geometry.py",)
 
 
 class PairData(L.LightningDataModule):
@@ -102,7 +104,7 @@ def fit(module: RegistrationTraining, data: PairData, out: Path, work: Path, cur
         is MINE, ``statistic.safetensors``. A model that is there already from the same settings, data, first weights
         (those of the AffineNet below a DeformNet among them) and code is kept, and nothing is trained
     work : checkpoints live here until the training is complete; an interrupted run of the same goes on from the last
-        one, and draws the same random numbers as an uninterrupted run
+        one, and draws the same random numbers as an uninterrupted run, where ``data`` draws none
     curves : receives the learning curves that DVCLive logs; None: none are logged, and DVCLive is not needed
 
     Under torchrun or SLURM every process calls this; pairs are split among them, gradients averaged, and the first one
@@ -147,6 +149,8 @@ def _train(module: RegistrationTraining, data: PairData, out: Path, key: str, wo
         resumed = _prepare(trainer, data, work, last, with_curves)
         trainer.fit(module, datamodule=data, ckpt_path=last if resumed else None, weights_only=True)
         skipped = int(module.skipped)  # the best model's checkpoint may hold fewer
+        if not best.best_model_path:
+            raise ValueError("the training ended before its first validation, so it has no model; give it more time")
         if (chosen := _checkpoint(Path(best.best_model_path))) is None:
             raise ValueError(f"{best.best_model_path} is damaged, or no checkpoint; remove {work} and train again")
         _refuse_diverged(chosen["state_dict"], skipped, trainer.global_step)

@@ -6,7 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-CHANNELS = 12
 _NEIGHBOURS = ((0, 0, -1), (0, 0, 1), (0, -1, 0), (0, 1, 0), (-1, 0, 0), (1, 0, 0))  # z, y, x
 # neighbours next to each other, 12 pairs; opposite ones and the voxel itself are left out, which noise would dominate
 _PAIRS = [(a, b) for a, b in combinations(_NEIGHBOURS, 2) if sum((i - j) ** 2 for i, j in zip(a, b, strict=True)) == 2]
