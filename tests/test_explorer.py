@@ -14,7 +14,7 @@ import SimpleITK as sitk
 import torch
 from PIL import Image
 
-from mine_reg.figures.explorer import INCONSISTENCY, MODES, Explorer3D, RegisteredPair, SliceExplorer, checkerboard
+from mine_reg.figures.explorer import INCONSISTENCY, MODES, Explorer3D, RegisteredPair, SliceExplorer
 from mine_reg.images.geometry import composite_transform, to_image
 from mine_reg.images.transforms import apply_transform, read_transform
 from mine_reg.images.writing import write_image
@@ -103,11 +103,6 @@ def test_the_inconsistency_is_a_mode_where_its_map_is_there(folder, tmp_path):
     write_image(sitk.ReadImage(str(copy / MAP))[1:], copy / MAP)
     with pytest.raises(ValueError, match="inconsistency.nii.gz does not cover .*dvf.nii.gz, .*; remove it"):
         RegisteredPair(copy)
-
-
-def test_a_checkerboard_begins_with_the_fixed_image():
-    board = checkerboard(np.zeros((20, 20)), np.ones((20, 20)), 10)
-    assert board[0, 0] == board[15, 15] == 0 and board[0, 15] == board[15, 0] == 1 and board.mean() == 0.5
 
 
 def test_volumes_for_niivue_are_written_and_masks_are_optional(folder, tmp_path):

@@ -17,10 +17,11 @@ from lung_box import CENTRE, HALF_MM, IDENTITY, constant, field_of, lung_box, ob
 from PIL import Image
 
 from mine_reg.images.geometry import averaged
+from mine_reg.images.overlays import checkerboard, grey, red_cyan
 from mine_reg.images.reading import read_image
 from mine_reg.pair_tool.cropped_lungs import lungs_of_crop
 from mine_reg.pair_tool.middle_slices import middle_slices
-from mine_reg.pair_tool.quick_look import checkerboard, quick_look, red_cyan, volume_change
+from mine_reg.pair_tool.quick_look import quick_look, volume_change
 from mine_reg.pair_tool.working_grid import on_lungs_grid, working_grid
 
 
@@ -32,9 +33,10 @@ def slices():
 
 
 def test_colours_say_what_they_should():
-    np.testing.assert_allclose(red_cyan(np.array([[-1000.0, 900.0, 900.0]]), np.array([[-1000.0, -2000.0, 900.0]])),
-                               [[[0, 0, 0], [1, 0, 0], [1, 1, 1]]])  # fmt: skip
-    board = checkerboard(np.full((20, 20), -1000.0), np.full((20, 20), 900.0), 10)
+    fixed, other = (grey(np.array([hu]), (-1000, 200)) for hu in ([-1000.0, 900.0, 900.0], [-1000.0, -2000.0, 900.0]))
+    np.testing.assert_allclose(red_cyan(fixed, other), [[[0, 0, 0], [1, 0, 0], [1, 1, 1]]])
+    np.testing.assert_allclose(grey(np.array([-1000.0, -700.0, 200.0]), (-1000, 200)), [0, 0.25, 1])
+    board = checkerboard(np.zeros((20, 20)), np.ones((20, 20)), 10)
     assert not board[:10, :10].any() and not board[10:, 10:].any() and board[:10, 10:].all() and board[10:, :10].all()
     folded, none, tiny, half, same, twice, large = volume_change(np.array([[-0.5, 0.0, 0.01, 0.5, 1.0, 2.0, 9.0]]))[0]
     np.testing.assert_array_equal(folded, none)

@@ -12,14 +12,15 @@ import torch.nn.functional as F
 from ipyniivue import MultiplanarType, NiiVue, ShowRender, SliceType
 from matplotlib.figure import Figure
 
-from mine_reg.figures.plots import View, red_cyan
+from mine_reg.figures.plots import View
 from mine_reg.images.ct import read_ct, read_mask
 from mine_reg.images.geometry import averaged, displacement_voxels, on_grid, to_tensor
 from mine_reg.images.hounsfield import AIR_HU
+from mine_reg.images.overlays import checkerboard, grey, red_cyan
 from mine_reg.images.transforms import ITK_FILE, read_transform
+from mine_reg.pair_tool.middle_slices import PLANES
 from mine_reg.spatial import jacobian_determinant
 
-PLANES = ("axial", "coronal", "sagittal")  # in the order of the axes z, y, x that they cut
 MODES = (
     "fixed to moved",
     "fixed to moving",
@@ -167,14 +168,14 @@ class SliceExplorer(widgets.VBox):
     def _draw(self, axis, view: View):
         """Draw one plane in the chosen mode; returns what a colour bar would explain."""
         pair, mode = self.pair, self.mode.value
-        fixed, moving, moved = (_grey(view.cut(image)) for image in (pair.fixed, pair.moving, pair.moved))
+        fixed, moving, moved = (grey(view.cut(image), _WINDOW_HU) for image in (pair.fixed, pair.moving, pair.moved))
         other = moving if mode == "fixed to moving" else moved
         if mode in ("fixed to moved", "fixed to moving"):
             return view.draw(axis, (1 - self.blend.value) * fixed + self.blend.value * other, vmin=0, vmax=1)
         if mode == "fixed red, moved cyan":
             return view.draw(axis, red_cyan(fixed, moved))
         if mode == "checkerboard":
-            return view.draw(axis, checkerboard(fixed, moved), vmin=0, vmax=1)
+            return view.draw(axis, checkerboard(fixed, moved, _SQUARE), vmin=0, vmax=1)
         if mode == "difference":
             return view.draw(
                 axis, view.cut(pair.fixed - pair.moved), cmap="RdBu_r", vmin=-_DIFFERENCE_HU, vmax=_DIFFERENCE_HU
@@ -212,18 +213,6 @@ class SliceExplorer(widgets.VBox):
             clim=(0, float(self.pair.displacement.norm(dim=0).max())),
             width=0.006,
         )
-
-
-def checkerboard(fixed: np.ndarray, moved: np.ndarray, square: int = _SQUARE) -> np.ndarray:
-    """Squares of two slices (rows, columns) in turn, fixed first; edges run on where the registration is good."""
-    rows, columns = np.indices(fixed.shape) // square
-    return np.where((rows + columns) % 2 == 0, fixed, moved)
-
-
-def _grey(hu: np.ndarray) -> np.ndarray:
-    """HU in the explorer's window, from 0 to 1."""
-    low, high = _WINDOW_HU
-    return ((hu - low) / (high - low)).clip(0, 1)
 
 
 class Explorer3D(widgets.VBox):

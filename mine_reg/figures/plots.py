@@ -12,6 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from torch import Tensor
 
+from mine_reg.images.overlays import red_cyan
+
 MM = 1 / 25.4  # inches
 TEXT_WIDTH = 180 * MM  # of a two-column page
 STYLE = {
@@ -160,11 +162,6 @@ def _box(region: Tensor) -> list[tuple[int, int]] | None:
     """First and last voxel along z, y, x of a boolean volume; None when it is empty."""
     inside = region.nonzero()
     return list(zip(inside.amin(dim=0).tolist(), inside.amax(dim=0).tolist(), strict=True)) if len(inside) else None
-
-
-def red_cyan(fixed: np.ndarray, moving: np.ndarray) -> np.ndarray:
-    """Two slices in [0, 1] on top of each other as colours (..., 3): fixed red, moving cyan, grey where they agree."""
-    return np.stack([fixed, moving, moving], axis=-1).clip(0, 1)
 
 
 @plt.rc_context(STYLE)

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.patheffects import withStroke
 
+from mine_reg.images.overlays import checkerboard, grey, red_cyan
 from mine_reg.pair_tool.middle_slices import Slice
 from mine_reg.pair_tool.undisturbed import undisturbed
 from mine_reg.pair_tool.verdict import DOUBTFUL, FAILED, TRUSTED
@@ -63,26 +64,16 @@ def quick_look(slices: Mapping[str, Slice], path: str | Path, name: str = "", re
     page = _Page(list(slices.values()), _said(report))
     page.head(name, str(report.get("verdict") or ""))
     for row, (plane, seen) in enumerate(slices.items()):
-        page.draw(row, 0, red_cyan(seen.fixed, seen.moving))
-        page.draw(row, 1, red_cyan(seen.fixed, seen.moved))
-        page.draw(row, 2, checkerboard(seen.fixed, seen.moved, round(_SQUARE_MM / seen.spacing_mm)))
+        fixed, moving, moved = (grey(hu, _WINDOW_HU) for hu in (seen.fixed, seen.moving, seen.moved))
+        squares = checkerboard(fixed, moved, round(_SQUARE_MM / seen.spacing_mm))
+        page.draw(row, 0, red_cyan(fixed, moving))
+        page.draw(row, 1, red_cyan(fixed, moved))
+        page.draw(row, 2, np.stack([squares] * 3, axis=-1))
         page.draw(row, 3, volume_change(seen.jacobian), "nearest")
         page.outline(row, 3, seen.lungs)
         page.label(row, plane, seen.at_mm)
     page.bar(row)
     write_bytes(page.png(), path)
-
-
-def red_cyan(fixed: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Two slices in HU on top of each other as colours (rows, columns, 3): fixed red, the other cyan, grey where they
-    agree."""
-    return np.stack([_grey(fixed), _grey(other), _grey(other)], axis=-1)
-
-
-def checkerboard(fixed: np.ndarray, moved: np.ndarray, square: int) -> np.ndarray:
-    """Squares of two slices in HU in turn, fixed first, as colours; edges run on where the registration is good."""
-    rows, columns = np.indices(fixed.shape) // square
-    return np.stack([_grey(np.where((rows + columns) % 2 == 0, fixed, moved))] * 3, axis=-1)
 
 
 def volume_change(jacobian: np.ndarray) -> np.ndarray:
@@ -92,11 +83,6 @@ def volume_change(jacobian: np.ndarray) -> np.ndarray:
         [np.interp(doubled, (-1, 0, 1), ends) for ends in zip(_HALF, (1, 1, 1), _TWICE, strict=True)], -1
     )
     return np.where((jacobian <= 0)[..., None], _FOLDED, colours)
-
-
-def _grey(hu: np.ndarray) -> np.ndarray:
-    low, high = _WINDOW_HU
-    return ((hu - low) / (high - low)).clip(0, 1)
 
 
 def _said(report: Mapping) -> list[str]:
