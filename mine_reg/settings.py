@@ -18,6 +18,7 @@ __all__ = [
     "SOURCES",
     "assigned",
     "check_papermill_names",
+    "check_paths",
     "input_path",
     "output_folder",
     "root",
@@ -174,12 +175,23 @@ def _place(file: str, where: str) -> str:
     return ", ".join(part for part in (file, where) if part)
 
 
+def check_paths(**given) -> None:
+    """Raise ValueError, by name, for a path that is none: papermill makes a number of ``-p fixed 001``."""
+    for name, value in given.items():
+        if not isinstance(value, str | Path | None):
+            raise ValueError(
+                f"{name} is {value!r}, which is no path; papermill passes one that looks like a number by `-r NAME "
+                "PATH`, or with ./ in front"
+            )
+
+
 def output_folder(name: str, out: str | Path | None = None) -> Path:
     """The folder a notebook writes to, made if needed: ``out`` (relative to the root), or ``scratch/<name>`` when None.
 
     The default keeps a run by hand away from the official results; only the pipeline passes the official folder.
     Raises NotADirectoryError for a file.
     """
+    check_paths(out=out)
     folder = root() / (out if out is not None else Path("scratch") / name)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -193,6 +205,7 @@ def input_path(official: str, given: str | Path | None = None) -> Path:
 
     Raises FileNotFoundError that says how to make a missing official input.
     """
+    check_paths(**{f"the path in place of {official}": given})
     path = root() / (given if given is not None else official)
     if path.exists():
         return path

@@ -2,11 +2,12 @@
 
 import math
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from mine_reg.settings import NAMES, input_path, output_folder, root, settings
+from mine_reg.settings import NAMES, check_paths, input_path, output_folder, root, settings
 
 
 @pytest.fixture
@@ -170,6 +171,18 @@ def test_a_number_that_is_missing_is_named(study):
 def test_every_number_of_params_yaml_is_known_and_given(study, profile):
     for section in NAMES:
         assert set(NAMES[section]) <= set(vars(settings(section, profile=profile)))
+
+
+def test_a_number_is_no_path(study):
+    """Of `papermill -p out 001` the number 1 arrives."""
+    check_paths(fixed=None, moving="001", out=Path("1"))
+    with pytest.raises(ValueError, match=r"moving is 1, which is no path; papermill passes one .* by `-r NAME PATH`"):
+        check_paths(fixed="a.nii.gz", moving=1)
+    with pytest.raises(ValueError, match="out is 2024, which is no path"):
+        output_folder("01_data", 2024)
+    with pytest.raises(ValueError, match=r"the path in place of data/raw/manifest\.csv is 1\.5, which is no path"):
+        input_path("data/raw/manifest.csv", 1.5)
+    assert not (study / "scratch").exists()
 
 
 def test_root_is_found_from_below_and_missed_with_a_sentence(study, tmp_path_factory, monkeypatch):
