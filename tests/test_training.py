@@ -260,10 +260,35 @@ def test_a_folder_that_holds_no_such_network_is_refused(pairs, tmp_path):
 
 @pytest.mark.parametrize("every", [1, 2])
 def test_training_ends_early_when_validation_no_longer_improves(pairs, tmp_path, every):
-    cfg = small("affinenet", epochs=8, validate_every=every, patience=1, learning_rate=0.0, statistic_learning_rate=0.0)
-    train(AffineTraining, cfg, pairs, tmp_path)
+    still = {"learning_rate": 0.0, "statistic_learning_rate": 0.0}
+    train(AffineTraining, small("affinenet", epochs=12, validate_every=every, patience=1, **still), pairs, tmp_path)
     curve = pd.read_csv(next((tmp_path / "curves").rglob("val/dsc.tsv")), sep="\t")
-    assert len(curve) == 2  # the second validation was no better than the first
+    assert len(curve) == 6 // every + 2  # the second validation of the second half was no better than the first
+
+
+def test_the_model_is_the_best_of_the_second_half(pairs, tmp_path):
+    """Whatever the loss of small, smooth fields at the beginning is; and the last where there is no second half."""
+    losses = {1: -9.0, 2: -1.0, 3: -3.0, 4: -2.0}  # by epoch
+
+    class Known(AffineTraining):
+        def comparable_loss(self, batch, theta, dvf):
+            loss, similarity = super().comparable_loss(batch, theta, dvf)
+            return torch.full_like(loss, losses[self.current_epoch + 1]), similarity
+
+        def on_validation_epoch_end(self):
+            super().on_validation_epoch_end()
+            weights[self.current_epoch + 1] = {
+                name: tensor.clone() for name, tensor in self.network.state_dict().items()
+            }
+            self.trainer.should_stop = self.current_epoch + 1 == last
+
+    for last, chosen, loss in ((4, 3, -3.0), (2, 2, None)):
+        weights = {}
+        result = train(Known, small("affinenet", epochs=4, validate_every=1), pairs, tmp_path / str(last))
+        assert result["val_loss"] == loss
+        kept = load_affinenet(tmp_path / str(last) / "out").state_dict()
+        assert all(torch.equal(kept[name], tensor) for name, tensor in weights[chosen].items())
+        assert any(not torch.equal(kept[name], tensor) for name, tensor in weights[1].items())
 
 
 def test_the_loss_that_chooses_the_model_does_not_depend_on_t(pairs):

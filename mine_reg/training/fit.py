@@ -98,7 +98,7 @@ class Progress(Callback):
 
 
 def fit(module: RegistrationTraining, data: PairData, out: Path, work: Path, curves: Path | None = None) -> dict:
-    """Train ``module`` on ``data`` and leave the best validation model in ``out``, and in ``module``.
+    """Train ``module`` on ``data`` and leave the best model (`BestOfSecondHalf`) in ``out``, and in ``module``.
 
     out : receives ``weights.safetensors``, ``settings.json``, ``fit.json`` (what is returned) and, where the similarity
         is MINE, ``statistic.safetensors``. A model that is there already from the same settings, data, first weights
@@ -110,9 +110,10 @@ def fit(module: RegistrationTraining, data: PairData, out: Path, work: Path, cur
     Under torchrun or SLURM every process calls this; pairs are split among them, gradients averaged, and the first one
     writes.
 
-    Returns ``val_loss``, the validation loss that chose the model, and ``skipped_steps``, how many had gradients that
-    were not finite. Raises NotADirectoryError for a file in the place of ``out``, ValueError when the last epoch would
-    not be validated, and ArithmeticError for a training that has diverged.
+    Returns ``val_loss``, the validation loss that chose the model (None for the last model of a training whose time was
+    up in its first half), and ``skipped_steps``, how many had gradients that were not finite. Raises NotADirectoryError
+    for a file in the place of ``out``, ValueError when the last epoch would not be validated, and ArithmeticError for a
+    training that has diverged.
     """
     cfg = module.cfg
     if any(place.is_file() for place in (out, *out.parents)):
@@ -134,12 +135,13 @@ def _train(module: RegistrationTraining, data: PairData, out: Path, key: str, wo
     cfg = module.cfg
     # saved after the epoch, not after its validation: Lightning would resume the latter in the middle of the epoch
     when = {"every_n_epochs": cfg.validate_every, "save_on_train_epoch_end": True, "enable_version_counter": False}
-    best = ModelCheckpoint(work, filename="best", monitor=module.monitor, mode="min", **when)
+    best = BestOfSecondHalf(work, filename="best", monitor=module.monitor, mode="min", **when)
     trainer = _trainer(module, work, [best, ModelCheckpoint(work, filename="last", **when), Progress()])
 
     def save(folder: Path) -> None:
         save_network(module.network, getattr(module.similarity, "statistic", None), vars(cfg), folder)
-        result = {"val_loss": float(best.best_model_score), "skipped_steps": skipped}
+        score = best.best_model_score
+        result = {"val_loss": None if score is None else float(score), "skipped_steps": skipped}
         (folder / "fit.json").write_text(json.dumps(result) + "\n", encoding="utf-8")
         if with_curves:
             shutil.copytree(work / CURVES, folder / CURVES)
@@ -149,10 +151,11 @@ def _train(module: RegistrationTraining, data: PairData, out: Path, key: str, wo
         resumed = _prepare(trainer, data, work, last, with_curves)
         trainer.fit(module, datamodule=data, ckpt_path=last if resumed else None, weights_only=True)
         skipped = int(module.skipped)  # the best model's checkpoint may hold fewer
-        if not best.best_model_path:
+        path = Path(best.best_model_path or last)  # whose time was up in its first half has its last model alone
+        if not path.exists():
             raise ValueError("the training ended before its first validation, so it has no model; give it more time")
-        if (chosen := _checkpoint(Path(best.best_model_path))) is None:
-            raise ValueError(f"{best.best_model_path} is damaged, or no checkpoint; remove {work} and train again")
+        if (chosen := _checkpoint(path)) is None:
+            raise ValueError(f"{path} is damaged, or no checkpoint; remove {work} and train again")
         _refuse_diverged(chosen["state_dict"], skipped, trainer.global_step)
         module.load_state_dict(chosen["state_dict"])
         trainer.strategy.barrier()  # all have read before the first one deletes
@@ -160,6 +163,30 @@ def _train(module: RegistrationTraining, data: PairData, out: Path, key: str, wo
             keep(out, key, save)
             shutil.rmtree(work)
     trainer.strategy.barrier()
+
+
+def _in_second_half(trainer: L.Trainer) -> bool:
+    return 2 * (trainer.current_epoch + 1) > trainer.max_epochs
+
+
+class BestOfSecondHalf(ModelCheckpoint):
+    """The model of least loss among the validations of a training's second half, in which the learning rate decays.
+
+    Before, fields are small, and Parzen's estimate, in fewer nats than MINE's, lets ``mu`` prefer them: of 28 trainings
+    two had their least loss at the first validation, and 0.7 and 0.9 mm more of TRE there than in the end.
+    """
+
+    def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        if _in_second_half(trainer):
+            super().on_train_epoch_end(trainer, module)
+
+
+class StopInSecondHalf(EarlyStopping):
+    """Ends a training early, by the validations of its second half alone, as `BestOfSecondHalf`."""
+
+    def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        if _in_second_half(trainer):
+            super().on_validation_end(trainer, module)
 
 
 def _refuse_diverged(weights: dict, skipped: int, steps: int) -> None:
@@ -178,7 +205,7 @@ def _trainer(module: RegistrationTraining, work: Path, callbacks: list[Callback]
     cfg = module.cfg
     if cfg.patience is not None:
         # asked after validations alone: before the first one there is no loss to look at
-        stop = EarlyStopping(
+        stop = StopInSecondHalf(
             module.monitor, mode="min", min_delta=1e-4, patience=cfg.patience, check_on_train_epoch_end=False
         )
         callbacks = [*callbacks, stop]
