@@ -115,5 +115,9 @@ def test_what_the_choice_of_the_model_costs_by_hand():
     shuffled = pd.concat([curves.assign(similarity="B", val_tre_mm=1.0), curves]).sample(frac=1, random_state=0)
     found = table2.selection(shuffled).set_index("similarity")
     expected = {"trainings": 2, "chosen_mm": 1.6, "last_mm": 1.35, "best_mm": 1.25, "largest_cost_mm": 0.5}
+    expected |= {"of_all_mm": 1.6, "largest_cost_of_all_mm": 0.5}
     assert found.loc["A", list(expected)].to_dict() == pytest.approx(expected)
     assert found.loc["B", "largest_cost_mm"] == 0
+    early = table2.selection(curves.assign(val_loss=curves["val_loss"].where(curves["step"] > 10, -9.0))).iloc[0]
+    assert early["chosen_mm"] == pytest.approx(1.6) and early["of_all_mm"] == 3.0  # the first half does not choose
+    assert early["largest_cost_of_all_mm"] == 2.0

@@ -149,22 +149,26 @@ def steps_to(curves: pd.DataFrame, accuracy_mm: float) -> pd.DataFrame:
 
 def selection(curves: pd.DataFrame) -> pd.DataFrame:
     """What choosing the model by its loss on the validation pairs costs: their landmark error, in mm, at the step that
-    was chosen, at the last, and at the best, which nobody knows without landmarks.
+    was chosen, at the one with the least loss of the whole training, at the last, and at the best, which nobody knows
+    without landmarks.
 
     curves : one row per network, loss, similarity, seed and ``step``, with ``val_loss`` and ``val_tre_mm``
 
-    One row per network, loss and similarity: ``trainings``, means over them, and ``largest_cost_mm``, the largest
-    difference of chosen and best.
+    The model is chosen in the second half of its training, see `fit.BestOfSecondHalf`. One row per network, loss and
+    similarity: ``trainings``, means over them, and ``largest_cost_mm`` and ``largest_cost_of_all_mm``, the largest
+    differences of the best from the chosen one and from the one of all steps.
     """
     rows = []
     for keys, group in curves.groupby(["network", "loss", "similarity"], sort=False):
         errors = []
         for _, own in group.groupby("seed"):
             by_step = own.sort_values("step").reset_index(drop=True)
-            tre = by_step["val_tre_mm"]
-            errors.append((tre[by_step["val_loss"].idxmin()], tre.iloc[-1], tre.min()))
-        chosen, last, best = np.array(errors).T
+            tre, loss = by_step["val_tre_mm"], by_step["val_loss"]
+            late = loss[2 * (by_step["step"] + 1) > by_step["step"].max() + 1]
+            errors.append((tre[late.idxmin()], tre[loss.idxmin()], tre.iloc[-1], tre.min()))
+        chosen, of_all, last, best = np.array(errors).T
         row = dict(zip(("network", "loss", "similarity"), keys, strict=True)) | {"trainings": len(errors)}
-        row |= {"chosen_mm": chosen.mean(), "last_mm": last.mean(), "best_mm": best.mean()}
-        rows.append(row | {"largest_cost_mm": (chosen - best).max()})
+        row |= {"chosen_mm": chosen.mean(), "of_all_mm": of_all.mean(), "last_mm": last.mean(), "best_mm": best.mean()}
+        row |= {"largest_cost_mm": (chosen - best).max(), "largest_cost_of_all_mm": (of_all - best).max()}
+        rows.append(row)
     return pd.DataFrame(rows)
