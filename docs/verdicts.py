@@ -13,6 +13,9 @@ NETWORKS = ("miregnet", "midiceregnet")
 LABELS = {"dsc": "DSC", "asd_mm": "ASD", "hd_mm": "HD", "tre_mm": "TRE"}
 
 
+DEARER = 1.1  # ratio of seconds per step; measured twice, that of Parzen's to MINE's was 0.95 and 1.01
+
+
 def verdict(*tests: bool) -> str:
     """All tests passed: it holds; some: in part; none: it does not hold here."""
     return HOLDS if all(tests) else IN_PART if any(tests) else NOT
@@ -204,7 +207,7 @@ def back_propagation(results: Results) -> tuple[str, str]:
     worse = ((alike["p_holm"] < ALPHA) & alike["better"]).any()
     cost = results("table2.csv").groupby("similarity")["seconds_per_step"].mean()
     ratio = cost["Parzen MI"] / cost["MINE"]
-    return verdict(ratio > 1, worse), (
+    return verdict(ratio > DEARER, worse), (
         f"Parzen-window mutual information trains the same network; a step costs {ratio:.2f} of MINE's. "
         f"TRE on the test pairs, over {trainings_of(tested)}: {'; '.join(said)}."
     )
