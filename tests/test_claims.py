@@ -176,6 +176,24 @@ def test_is_it_mine_says_what_the_tests_say(claims, results):
     assert similarities.is_it_mine(results).startswith("Not in this run")
 
 
+def test_is_it_mine_judges_each_contrast_by_its_own_tests(claims, results):
+    import similarities
+
+    tested, table = (pd.read_csv(results / f"{name}.csv") for name in ("table2_tests", "table2"))
+    ahead = {"better": True, "p_holm": 1e-4, "p_equivalent_holm": 1.0, "trainings": 1}
+    cases = [tested.assign(case="none", **ahead, p=0.5), tested.assign(case="inverted", **ahead | {"better": False})]
+    pd.concat(cases).to_csv(results / "table2_cases_tests.csv", index=False)
+    means = [table.assign(case="none"), table.assign(case="inverted", tre_mm=9.0)]
+    pd.concat(means).to_csv(results / "table2_cases.csv", index=False)
+    said = similarities.is_it_mine(results)
+    none, inverted = said.split("With **")[1:]
+    assert "no contrast agent" in none and "MINE against the others: ahead: MINE of intensities" in none
+    assert "inverted" in inverted and "MINE against the others: behind: MINE of intensities" in inverted
+    assert "MINE 9.00" in inverted and "one training of each (p counts pairs alone)" in inverted
+    (results / "table2_cases_tests.csv").unlink()
+    assert similarities.is_it_mine(results).endswith("With other contrast: not in this run.")
+
+
 def test_an_estimator_that_is_off_fails_a_test(claims, results):
     change(results / "estimator.csv", lambda t: t["case"] == "image pair", mine=0.1)
     assert verdict_on(claims, results, "MINE measures the mutual information of two images") == "holds in part"

@@ -226,6 +226,9 @@ def test_experiments_run_on_top_of_the_study(smoke):
         len(pd.read_csv(results / "table2_tests.csv")) == 2 * 2 and len(pd.read_csv(results / "table2_cost.csv")) == 4
     )
     assert pd.read_csv(results / "table2_selection.csv")["trainings"].tolist() == [2, 2, 2, 1, 1, 1]
+    of_cases = pd.read_csv(results / "table2_cases_tests.csv")
+    assert of_cases["case"].tolist() == ["none"] * 2 + ["inverted"] * 2 and set(of_cases["trainings"]) == {1}
+    assert len(pd.read_csv(results / "table2_cases.csv")) == 2 * 2
     trained = pd.read_csv(results / "seeds_pairs.csv")
     assert len(trained) == 4 * 2 * 2  # networks and AffineNets alone, seeds, pairs
     assert set(trained["seed"]) == {2019, 1}

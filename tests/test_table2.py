@@ -89,6 +89,8 @@ def test_sentences_say_what_the_tests_say(made_up):
     assert len(said) == 6
     assert said[4].startswith("- TRE without Dice: MINE 1.55 mm, LNCC 2.05 mm: ahead (corrected p ")
     assert said[3].startswith("- TRE without Dice: MINE 1.55 mm, Parzen MI 1.60 mm: not told apart (")
+    alone = table2.tests(made_up[made_up["seed"] == 1], MARGIN)
+    assert "; 1 training, 12 pairs)." in table2.sentences(alone, MARGIN, {"miregnet": "without Dice"})
 
 
 def test_steps_to_an_accuracy_by_hand():

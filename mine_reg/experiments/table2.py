@@ -118,6 +118,8 @@ def sentences(tested: pd.DataFrame, margin_mm: float, losses: dict[str, str], al
     """What `tests` says of TRE and DSC, one sentence for each row, Markdown.
 
     losses : what each loss is called, e.g. ``{"miregnet": "without Dice"}``
+
+    Of one training each, p is of the pairs alone.
     """
     said = []
     for row in tested.itertuples():
@@ -126,7 +128,7 @@ def sentences(tested: pd.DataFrame, margin_mm: float, losses: dict[str, str], al
         said.append(
             f"- {label} {losses[row.loss]}: {row.one} {row.mean_one:.{digits}f}{unit}, {row.other} "
             f"{row.mean_other:.{digits}f}{unit}: {outcome(row, alpha)} (corrected p {row.p_holm:.2g}{same}; "
-            f"{row.trainings} trainings, {row.pairs} pairs)."
+            f"{row.trainings} training{'s' * (row.trainings > 1)}, {row.pairs} pairs)."
         )
     return "\n".join(said)
 
