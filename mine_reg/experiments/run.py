@@ -187,7 +187,7 @@ def _curve(folder: Path, network: str) -> pd.DataFrame:
     return curve.assign(network=network)
 
 
-def seconds_per_step(changes: dict[str, dict], pairs: Path, profile: str, repeats: int = 7) -> pd.Series:
+def seconds_per_step(changes: dict[str, dict], pairs: Path, profile: str, repeats: int = 21) -> pd.Series:
     """Median seconds of a training step (forward and backward) of DeformNet on one pair, for several settings timed in
     turn.
 
