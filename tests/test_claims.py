@@ -181,7 +181,7 @@ def test_is_it_mine_judges_each_contrast_by_its_own_tests(claims, results):
 
     tested, table = (pd.read_csv(results / f"{name}.csv") for name in ("table2_tests", "table2"))
     ahead = {"better": True, "p_holm": 1e-4, "p_equivalent_holm": 1.0, "trainings": 1}
-    cases = [tested.assign(case="none", **ahead, p=0.5), tested.assign(case="inverted", **ahead | {"better": False})]
+    cases = [tested.assign(case="none", **ahead), tested.assign(case="inverted", **ahead | {"better": False})]
     pd.concat(cases).to_csv(results / "table2_cases_tests.csv", index=False)
     means = [table.assign(case="none"), table.assign(case="inverted", tre_mm=9.0)]
     pd.concat(means).to_csv(results / "table2_cases.csv", index=False)
